@@ -1,0 +1,1 @@
+"""Commands: parse, call, report. The work is in the stages and is tested without them."""

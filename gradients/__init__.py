@@ -1,0 +1,1 @@
+"""From connectivity to a gradient atlas: affinity, diffusion map, alignment, cross-check."""

@@ -1,0 +1,1 @@
+"""The JEPA: tokens, masks, training, and the evaluation of what was learnt."""
