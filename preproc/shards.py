@@ -123,7 +123,7 @@ class ShardReader:
     ----------
     scans : dict of columns, one entry per scan: the SCAN_COLUMNS (str), `t_r` and `t_r_out` (float64, s)
     valid : (n_scans, n_rois) bool, False where a region is missing in a scan (its stored column is 0)
-    series_scan, series_phase, series_length : (n_series,) int64, the scan row, phase and frames of each series
+    series_scan, series_phase, series_length : (n_series,) int64: scan row, phase and frames of each series
     rois : dict of columns (str), one entry per region, in column order
     median, iqr : (n_rois,) float64, in the units of the scans
     atlas, atlas_sha256, scaling, target_t_r, n_rois : as in the shards, the same in all of them
@@ -210,7 +210,10 @@ class ShardReader:
 
     def unscale(self, timeseries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Back to the units of the scan: (..., n_rois) float32."""
-        return (timeseries.astype(np.float64) * self.iqr + self.median).astype(np.float32)
+        original: NDArray[np.float32] = (timeseries.astype(np.float64) * self.iqr + self.median).astype(
+            np.float32
+        )
+        return original
 
     def _file(self, number: int) -> Any:
         if os.getpid() != self._pid:  # HDF5 handles must not cross a fork

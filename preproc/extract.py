@@ -1,0 +1,109 @@
+"""Regional mean series of one scan: the atlas' sparse operator applied to a stream of frames.
+
+A voxel is valid when it is in the mask, finite in every frame and not zero in every frame; a regional mean is
+the weighted mean over valid voxels, so a partly covered region keeps its level. Differs from nilearn's
+NiftiLabelsMasker: data are interpolated linearly onto the atlas (there by a cubic spline), every region has
+its column (there empty ones can vanish or become 0), invalid voxels are left out (there averaged in as
+zeros).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from bjepa.preproc.atlas import Atlas
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.operator import Operator, cached_operator
+from bjepa.preproc.stream import BoldFile, open_bold, stream_frames
+
+
+@dataclass(frozen=True, eq=False)
+class RegionalScan:
+    """Regional means of one scan, in the scan's own units.
+
+    timeseries : (n_frames, n_rois) float32, NaN in the columns of regions without any valid voxel
+    coverage : (n_rois,) float64 in [0, 1], the share of each region's weight on valid voxels
+    t_r : s, as the header says; None where it does not
+    n_invalid_voxels : voxels left out for a non-finite value in some frame
+    """
+
+    timeseries: NDArray[np.float32]
+    coverage: NDArray[np.float64]
+    t_r: float | None
+    n_invalid_voxels: int
+
+
+def extract_timeseries(
+    img: str | Path, atlas: Atlas, mask: str | Path | None = None, *, operator_cache: Path | None = None
+) -> RegionalScan:
+    """Mean of every region of `atlas` in every frame of a 4D NIfTI file.
+
+    Parameters
+    ----------
+    img : `.nii` or `.nii.gz`, 4D, any orientation and data type, in the space of the atlas
+    mask : brain mask on the same grid; voxels at 0 are left out
+    operator_cache : folder that keeps the operator of each grid
+
+    Raises
+    ------
+    InputError
+        A file that is damaged, not 4D or without orientation; a mask on another grid.
+    """
+    bold = open_bold(Path(img))
+    operator = cached_operator(atlas, bold.shape[:3], bold.affine, operator_cache)
+    in_mask = np.ones(len(operator.voxels), dtype=bool)
+    if mask is not None:
+        in_mask = _mask_values(Path(mask), bold)[operator.voxels]
+
+    sums, ever_nonzero, finite = _stream_sums(bold, operator, in_mask)
+    n_invalid = int((in_mask & ~finite).sum())
+    if n_invalid:  # a NaN has spoilt every region that uses it: stream again without those voxels
+        in_mask = in_mask & finite
+        sums, ever_nonzero, _ = _stream_sums(bold, operator, in_mask)
+    valid_weight = operator.weights @ (in_mask & ever_nonzero).astype(np.float64)  # (n_rois,)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums / valid_weight * bold.slope + bold.inter  # (n_frames, n_rois)
+    means[:, valid_weight == 0] = np.nan
+    return RegionalScan(
+        means.astype(np.float32), valid_weight / operator.n_atlas_voxels, bold.header_t_r, n_invalid
+    )
+
+
+def _stream_sums(
+    bold: BoldFile, operator: Operator, use: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Weighted sums (n_frames, n_rois) of the raw values of voxels in `use`, and what was met on the way.
+
+    Also returns, per used voxel of the operator: not zero in every frame; finite in every frame.
+    """
+    zero = -bold.inter / bold.slope  # the raw value that stands for 0
+    weights = operator.weights[:, use]
+    nonzero = np.zeros(int(use.sum()), dtype=bool)
+    finite = np.ones(int(use.sum()), dtype=bool)
+    sums = np.empty((bold.n_frames, weights.shape[0]))
+    for frame, values in enumerate(stream_frames(bold, operator.voxels[use])):
+        sums[frame] = weights @ values
+        nonzero |= values != zero
+        if not np.isfinite(sums[frame]).all():
+            finite &= np.isfinite(values)
+    everywhere_nonzero, everywhere_finite = np.zeros(len(use), bool), np.ones(len(use), bool)
+    everywhere_nonzero[use], everywhere_finite[use] = nonzero, finite
+    return sums, everywhere_nonzero, everywhere_finite
+
+
+def _mask_values(path: Path, bold: BoldFile) -> NDArray[np.bool_]:
+    try:
+        image = nib.load(path)
+    except Exception as error:  # nibabel raises many kinds for a broken file
+        raise InputError(f"mask {path} cannot be read ({error}).") from error
+    shape, affine = image.shape, np.asarray(image.affine)
+    if shape[:3] != bold.shape[:3] or len(shape) != 3 or not np.allclose(affine, bold.affine, atol=1e-3):
+        raise InputError(
+            f"mask {path} is not on the grid of {bold.path}: shape {shape} against {bold.shape[:3]}.",
+            hint="Give the mask that belongs to the run and space.",
+        )
+    values = np.asarray(image.dataobj)
+    return np.asarray(values > 0).ravel(order="F")
