@@ -78,7 +78,7 @@ def _read_tsv(path: Path) -> NDArray[np.float64]:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, sep="\t")
+        table = pd.read_csv(path, sep="\t", float_precision="round_trip")
         columns = [name for name in table.columns if str(name).startswith("gradient_")]
         values = table[columns].to_numpy(dtype=np.float64)
     except ValueError as error:
@@ -100,8 +100,11 @@ def _read_h5(path: Path) -> GradientTable:
     return GradientTable(_checked(values, path), sha256)
 
 
-def _checked(values: Any, path: Path) -> NDArray[np.float64]:
-    values = np.asarray(values, dtype=np.float64)
+def _checked(found: Any, path: Path) -> NDArray[np.float64]:
+    try:
+        values: NDArray[np.float64] = np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: gradients must be numbers ({error}).") from error
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
         bad = f"{values.shape} with {np.count_nonzero(~np.isfinite(values))} non-finite values"
         raise InputError(f"{path}: gradients must be (regions, components) and finite, got {bad}.")
@@ -147,15 +150,11 @@ def write_gradients(
     write_text(folder / "gradients.tsv", table.to_csv(sep="\t", index=False, lineterminator="\n"))
 
     lines = ["component\teigenvalue\tmultiplier\trelative_gap_to_next\tresidual\n"]
-    gaps = result.relative_gaps()
-    for number in range(values.shape[1]):
-        cells = (
-            result.eigenvalues[number],
-            result.multipliers[number],
-            gaps[number],
-            result.residuals[number],
-        )
-        lines.append("\t".join([str(number + 1), *map(_exact, cells)]) + "\n")
+    per_component = np.column_stack(
+        [result.eigenvalues, result.multipliers, result.relative_gaps(), result.residuals]
+    )  # (C, 4)
+    for number, numbers in enumerate(per_component, start=1):
+        lines.append("\t".join([str(number), *map(_exact, numbers)]) + "\n")
     write_text(folder / "eigenvalues.tsv", "".join(lines))
 
     if regions.labels_img is not None:
@@ -173,14 +172,15 @@ def _exact(value: float) -> str:
 
 def _write_volume(path: Path, values: NDArray[np.float64], labels_img: Path) -> None:
     """Each voxel takes the value of its region, 0 outside: (x, y, z, C) float32."""
-    import nibabel as nib
+    import nibabel
 
-    image = nib.load(labels_img)  # type: ignore[attr-defined]
-    volume = nib.Nifti1Image(paint(values, image), image.affine)  # type: ignore[attr-defined,no-untyped-call]
+    nib: Any = nibabel  # partly typed; Any keeps the calls readable
+    image = nib.load(labels_img)
+    volume = nib.Nifti1Image(paint(values, image), image.affine)
     volume.header.set_xyzt_units("mm")
     volume.header["descrip"] = b"connectivity gradients, one per volume"
     with write_aside(path) as aside:
-        nib.save(volume, aside)  # type: ignore[attr-defined]
+        nib.save(volume, aside)
 
 
 def paint(values: NDArray[np.float64], labels_img: Any) -> NDArray[np.float32]:
@@ -188,4 +188,5 @@ def paint(values: NDArray[np.float64], labels_img: Any) -> NDArray[np.float32]:
     labels = np.asarray(labels_img.dataobj).astype(np.int64)  # (x, y, z)
     by_label = np.zeros((values.shape[0] + 1, values.shape[1]), dtype=np.float32)
     by_label[1:] = values
-    return by_label[labels]
+    painted: NDArray[np.float32] = by_label[labels]
+    return painted

@@ -3,16 +3,17 @@
 Order of operations (d(X) is the vector of row sums of X):
   1. L  = A / (d(A)_i d(A)_j)^alpha            anisotropic normalisation; alpha 0.5 in the paper
   2. M  = L / d(L)_i                           Markov matrix, rows sum to 1; not symmetric
-  3. S  = L / (d(L)_i d(L)_j)^(1/2)            its symmetric conjugate, same eigenvalues: solved by dense eigh
-  4. psi = u / u_0                             back to right eigenvectors of M; the first, constant, is dropped
-  5. gradients = psi * multiplier              lambda / (1 - lambda) at time 0 (all times at once), else lambda^t
+  3. S  = L / (d(L)_i d(L)_j)^(1/2)            its symmetric conjugate, same eigenvalues: dense eigh
+  4. psi = u / u_0                             right eigenvectors of M; the first, constant, is dropped
+  5. gradients = psi * multiplier              lambda / (1 - lambda) at time 0 (all times), else lambda^t
 psi has mean 0 and mean square 1 under the stationary distribution of M.
 
 Source: Coifman & Lafon 2006, doi:10.1016/j.acha.2006.04.006; time 0: Margulies et al. 2016,
 doi:10.1073/pnas.1608282113.
-Differs from BrainSpace, which hands the non-symmetric M to a symmetric Lanczos solver started at random: its
-single components move with the seed. Differs also in taking the largest eigenvalues, not the largest in magnitude
-(the same where none is negative, as with the kernel normalized_angle), and in refusing a disconnected graph.
+Differs from BrainSpace, which hands the non-symmetric M to a symmetric Lanczos solver started at random:
+its single components move with the seed. Differs also in taking the largest eigenvalues, not the largest in
+magnitude (the same where none is negative, as with the kernel normalized_angle), and in refusing a
+disconnected graph.
 """
 
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ def largest_entry_positive(gradients: NDArray[np.float64]) -> NDArray[np.float64
     magnitude = np.round(np.abs(gradients) / np.abs(gradients).max(axis=0), 9)
     largest = magnitude.argmax(axis=0)  # (C,)
     signs = np.sign(gradients[largest, np.arange(gradients.shape[1])])
-    return gradients * signs
+    turned: NDArray[np.float64] = gradients * signs
+    return turned
 
 
 def _largest_eigenpairs(
@@ -145,8 +147,10 @@ def _check_affinity(affinity: NDArray[np.float64], n_components: int) -> None:
     if affinity.ndim != 2 or affinity.shape[0] != affinity.shape[1]:
         raise InputError(f"affinity must be square, got shape {affinity.shape}.")
     if not np.isfinite(affinity).all() or (affinity < 0).any():
-        bad = f"{np.count_nonzero(~np.isfinite(affinity))} non-finite, {np.count_nonzero(affinity < 0)} negative"
-        raise InputError(f"affinity must be finite and not negative, got {bad} values.")
+        n_bad, n_negative = np.count_nonzero(~np.isfinite(affinity)), np.count_nonzero(affinity < 0)
+        raise InputError(
+            f"affinity must be finite and not negative, got {n_bad} non-finite and {n_negative} negative."
+        )
     if not np.allclose(affinity, affinity.T, rtol=1e-10, atol=1e-12 * affinity.max(initial=0.0)):
         raise InputError("affinity must be symmetric.", hint="Use compute_affinity, or (A + A.T) / 2.")
     n_rois = len(affinity)

@@ -1,7 +1,7 @@
 """What the rows of a gradient table are: names, networks, coordinates, and the label volume if there is one.
 
-Read from the folder `atlas` that bjepa-preprocess writes beside the shards. Without it (a bare matrix), rows are
-called region-1, region-2, ...
+Read from the folder `atlas` that bjepa-preprocess writes beside the shards. Without it (a bare matrix), rows
+are called region-1, region-2, ...
 """
 
 import json
@@ -73,8 +73,8 @@ def read_regions(folder: Path, *, n_rois: int, atlas_sha256: str) -> Regions:
     found = str(description.get("sha256", ""))
     if found != atlas_sha256 or len(table) != n_rois or "name" not in table.columns:
         raise InputError(
-            f"{folder} describes another atlas ({len(table)} regions, hash {found[:12]}) than the shards beside "
-            f"it ({n_rois} regions, hash {atlas_sha256[:12]}).",
+            f"{folder} describes another atlas ({len(table)} regions, hash {found[:12]}) than the shards "
+            f"beside it ({n_rois} regions, hash {atlas_sha256[:12]}).",
             hint=_REMAKE,
         )
     volume = folder / "atlas.nii.gz"
