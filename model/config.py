@@ -1,0 +1,355 @@
+"""What a run is: six frozen tables, read from a TOML recipe, written back resolved.
+
+    [model]      the network            [optimizer]  AdamW and its schedules
+    [mask]       what is hidden         [train]      epochs, batches, seed, precision
+    [objective]  loss and EMA           [data]       reading the shards
+
+Every key has one type and a default (that of the released ViT-B, unless said otherwise); an unknown key is an
+error that names the nearest known one. `n_rois` and `n_gradients` come from the data unless a recipe fixes
+them.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from bjepa.preproc.errors import InputError
+
+Range = tuple[float, float]
+Attention = Literal["sdpa", "math"]
+Sampler = Literal["paper", "released"]
+Loss = Literal["paper", "smooth_l1_pooled"]
+EmaSchedule = Literal["linear", "released"]
+Precision = Literal["auto", "fp32", "bf16"]
+RECIPES = ("vit_small", "vit_base", "vit_large", "demo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network. Tokens: one per region and patch, N = n_rois * n_frames / patch_size, region by region."""
+
+    n_rois: int = 450
+    n_frames: int = 160
+    patch_size: int = 16  # frames of one region in one token
+    n_gradients: int = 30
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    predictor_embed_dim: int = 384
+    predictor_depth: int = 6
+    predictor_num_heads: int = 12
+    attention: Attention = "sdpa"  # "math" writes the softmax out: slower, for reference
+    init_std: float = 0.02  # of linear weights and the mask token
+    patch_init_std: float = 0.02  # of the patch embedding; larger = less of a token is its position
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("n_rois", "n_frames", "patch_size", "n_gradients", "embed_dim", "num_heads"):
+            if getattr(self, name) < 1:
+                problems.append(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if not problems and self.n_frames % self.patch_size:
+            problems.append(
+                f"model.patch_size must divide model.n_frames, got {self.patch_size} and {self.n_frames} "
+                f"(left over: {self.n_frames % self.patch_size})"
+            )
+        for width, heads in (("embed_dim", "num_heads"), ("predictor_embed_dim", "predictor_num_heads")):
+            wide, n = getattr(self, width), getattr(self, heads)
+            if n < 1 or wide < 1 or wide % n or wide % 4:  # 4: halves for time and gradient, sine and cosine
+                problems.append(
+                    f"model.{width} must be a multiple of 4 and of model.{heads}, got {wide} and {n}"
+                )
+        if self.depth < 1 or self.predictor_depth < 1:
+            problems.append(f"depths must be at least 1, got {self.depth} and {self.predictor_depth}")
+        _refuse(problems)
+
+    @property
+    def n_patches(self) -> int:
+        """Patches of one region (T in the comments)."""
+        return self.n_frames // self.patch_size
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of one scan (N in the comments)."""
+        return self.n_rois * self.n_patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """What the context encoder sees and what is predicted. Ranges are shares, drawn uniformly per scan."""
+
+    sampler: Sampler = "paper"  # "released" takes no other key of this table and needs 10 patches
+    num_blocks: int = 1  # K, target blocks of each of the three kinds
+    observation_rois: Range = (0.84, 1.0)
+    observation_time: Range = (0.84, 1.0)
+    cross_roi_rois: Range = (0.45, 0.6)  # of all regions
+    cross_roi_time: Range = (0.2, 0.6)  # of all patches
+    cross_time_rois: Range = (0.15, 0.3)  # of the seen regions
+    double_cross_rois: Range = (0.15, 0.3)  # of the unseen regions
+    unseen_time: Range = (0.0, 0.4)  # of all patches, at least one
+
+    def __post_init__(self) -> None:
+        problems = (
+            [f"mask.num_blocks must be at least 1, got {self.num_blocks}"] if self.num_blocks < 1 else []
+        )
+        for f in fields(self):
+            if isinstance(value := getattr(self, f.name), tuple) and not 0 <= value[0] <= value[1] <= 1:
+                problems.append(f"mask.{f.name} must be two shares, 0 <= low <= high <= 1, got {list(value)}")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Loss, and the share of the old target encoder kept at each update."""
+
+    loss: Loss = "paper"
+    ema_schedule: EmaSchedule = "linear"  # "released" ends short of ema_end when batches are accumulated
+    ema_start: float = 0.996
+    ema_end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema_start <= self.ema_end <= 1:
+            found = f"{self.ema_start} and {self.ema_end}"
+            _refuse([f"objective: 0 <= ema_start <= ema_end <= 1 is needed, got {found}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW. The learning rate warms up linearly, then falls as a cosine; weight decay rises as a cosine."""
+
+    start_lr: float = 5e-5
+    lr: float = 1e-3  # after the warm-up
+    final_lr: float = 1e-6
+    warmup_epochs: float = 40.0
+    weight_decay: float = 0.04
+    final_weight_decay: float = 0.4
+    betas: Range = (0.9, 0.999)
+    eps: float = 1e-8
+    max_grad_norm: float = 0.0  # 0 = gradients are not clipped
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"optimizer.{f.name} must not be negative, got {getattr(self, f.name)}"
+            for f in fields(self)
+            if f.name != "betas" and getattr(self, f.name) < 0
+        ]
+        if not all(0 <= beta < 1 for beta in self.betas):
+            problems.append(f"optimizer.betas must lie in [0, 1), got {list(self.betas)}")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, in what portions, from which seed."""
+
+    epochs: int = 300
+    batch_size: int = 16  # series at a time through the network
+    accumulation: int = 1  # batches per update of the weights
+    seed: int = 0
+    precision: Precision = "auto"  # bf16 on CUDA, fp32 elsewhere
+    checkpoint_every: int = 10  # epochs between numbered checkpoints; last.pt is written after every epoch
+    monitor_scans: int = 8  # scans, of different participants, that the epoch's monitors look at
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 1, "accumulation": 1, "seed": 0, "checkpoint_every": 1}
+        least["monitor_scans"] = 0
+        _refuse(
+            [
+                f"train.{name} must be at least {n}, got {getattr(self, name)}"
+                for name, n in least.items()
+                if getattr(self, name) < n
+            ]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Reading the shards."""
+
+    num_workers: int = 0  # processes that read; a clip takes 0.06 ms, so 0 is often best
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            _refuse([f"data.num_workers must not be negative, got {self.num_workers}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All of it."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.mask.sampler == "released" and self.model.n_patches != 10:
+            problems.append(
+                f"mask.sampler = 'released' needs model.n_frames / model.patch_size = 10, "
+                f"got {self.model.n_patches}"
+            )
+        if self.model.n_patches < 2 or self.model.n_rois < 2:
+            problems.append(
+                "training hides regions and patches, so it needs at least 2 of each, "
+                f"got {self.model.n_rois} regions and {self.model.n_patches} patches"
+            )
+        _refuse(problems)
+
+
+SECTIONS: dict[str, type] = get_type_hints(Recipe)
+Table = dict[str, dict[str, Any]]
+
+
+def load_recipe(
+    source: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    n_rois: int | None = None,
+    n_gradients: int | None = None,
+) -> Recipe:
+    """Read a shipped recipe (by name) or a TOML file, apply `settings`, fill in what the data decide.
+
+    Parameters
+    ----------
+    source
+        One of RECIPES, or the path of a TOML file.
+    settings
+        `section.key=value`, later ones win; values as in TOML, bare words are strings.
+    n_rois, n_gradients
+        Of the data and of the gradient table. A recipe that names another number is refused.
+
+    Raises
+    ------
+    InputError
+        Unknown recipe, section, key or type; values that cannot be; a recipe for other data.
+    """
+    table = read_table(source)
+    for setting in settings:
+        section, key, value = _parse_setting(setting)
+        table.setdefault(section, {})[key] = value
+    model = table.setdefault("model", {})
+    for key, found in (("n_rois", n_rois), ("n_gradients", n_gradients)):
+        if found is not None and model.setdefault(key, found) != found:
+            raise InputError(
+                f"The recipe says model.{key} = {model[key]}, but the data have {found}.",
+                hint=f"Leave model.{key} out: it is taken from the data.",
+            )
+    return recipe_from_table(table, origin=str(source))
+
+
+def recipe_from_table(table: Mapping[str, Any], *, origin: str) -> Recipe:
+    """Check sections, keys and types, and build the dataclasses. `origin` names the source in errors."""
+    sections = {}
+    for name, values in table.items():
+        if name not in SECTIONS or not isinstance(values, dict):
+            raise InputError(f"{origin}: {_unknown('section', name, SECTIONS)}")
+        sections[name] = dataclass_from_table(SECTIONS[name], values, origin=f"{origin} [{name}]")
+    return Recipe(**sections)
+
+
+def dataclass_from_table(kind: type, values: Mapping[str, Any], *, origin: str) -> Any:
+    """Build a config dataclass from a table; unknown keys and wrong types are refused."""
+    types = get_type_hints(kind)
+    for key in values:
+        if key not in types:
+            raise InputError(f"{origin}: {_unknown('key', key, types)}")
+    return kind(**{key: _typed(value, types[key], f"{origin} {key}") for key, value in values.items()})
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, every key written out."""
+    table = {
+        section: {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        for section, values in asdict(recipe).items()
+    }
+    return tomli_w.dumps(table)
+
+
+def differing_keys(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
+    """`section.key` -> (value in one, value in the other), where they differ."""
+    flat_one, flat_other = _flat(one), _flat(other)
+    return {key: (flat_one[key], flat_other[key]) for key in flat_one if flat_one[key] != flat_other[key]}
+
+
+def read_table(source: str | Path) -> Table:
+    """The raw table of a shipped recipe or of a TOML file; keys are not checked yet."""
+    if str(source) in RECIPES:
+        text = (resources.files("bjepa.model") / "configs" / f"{source}.toml").read_text(encoding="utf-8")
+    else:
+        path = Path(source)
+        if not path.is_file():
+            close = difflib.get_close_matches(str(source), RECIPES, n=1)
+            hint = (
+                f"Did you mean '{close[0]}'?"
+                if close
+                else "Give one of these names, or the path of a TOML file."
+            )
+            raise InputError(f"No recipe {str(source)!r}; shipped ones are {', '.join(RECIPES)}.", hint=hint)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read as text: {error}.") from error
+    try:
+        table: Table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{source} is not valid TOML: {error}.") from error
+    return table
+
+
+def _parse_setting(setting: str) -> tuple[str, str, Any]:
+    path, equals, text = setting.partition("=")
+    section, dot, key = path.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise InputError(
+            f"--set takes section.key=value, got {setting!r}.", hint="For example: --set train.epochs=2"
+        )
+    if section not in SECTIONS:
+        raise InputError(f"--set {setting}: {_unknown('section', section, SECTIONS)}")
+    if key not in (known := get_type_hints(SECTIONS[section])):
+        raise InputError(f"--set {setting}: {_unknown('key', key, known)}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    return section, key, _typed(value, known[key], f"--set {section}.{key}")
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:
+    """`value` as `kind` (int, float, a Literal of strings, or a pair of floats), or InputError."""
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    if kind == Range and isinstance(value, list | tuple) and len(value) == 2:
+        return tuple(_typed(v, float, name) for v in value)
+    if get_origin(kind) is Literal:
+        allowed = f"one of {', '.join(map(repr, get_args(kind)))}"
+    else:
+        allowed = {int: "a whole number", float: "a number"}.get(kind, "two numbers [low, high]")
+    raise InputError(f"{name} must be {allowed}, got {value!r}.")
+
+
+def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {what} {name!r}.{meant} Known: {', '.join(known)}."
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    return {f"{s}.{k}": v for s, values in asdict(recipe).items() for k, v in values.items()}
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise InputError("; ".join(problems) + ".")

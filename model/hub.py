@@ -1,0 +1,136 @@
+"""A model as a folder that explains itself: config.json, model.safetensors, gradients.csv, atlas.tsv.
+
+Nothing in it is executed when it is read.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+import bjepa
+from bjepa.model.config import ModelConfig, dataclass_from_table
+from bjepa.model.jepa import JEPA
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.files import write_aside, write_json
+
+FORMAT, FORMAT_VERSION = "bjepa-model", 1
+
+
+def save_model(
+    jepa: JEPA, folder: str | Path, *, atlas_table: Path | None = None, origin: dict[str, Any] | None = None
+) -> None:
+    """Write the model folder; each file appears whole.
+
+    Parameters
+    ----------
+    jepa
+        Its `atlas_sha256` is kept, where known.
+    folder
+        Made if missing; files of the same names are replaced.
+    atlas_table
+        `atlas.tsv` of the data, copied when it exists.
+    origin
+        What else a user should know (atlas name, repetition time, scaling): goes to config.json as it is.
+    """
+    folder = Path(folder)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in jepa.state_dict().items()}
+    with write_aside(folder / "model.safetensors") as aside:
+        safetensors.torch.save_file(state, aside, metadata={"format": "pt"})
+    with write_aside(folder / "gradients.csv") as aside:
+        # 17 digits: what is read back is what was used, bit for bit
+        np.savetxt(aside, jepa.gradients.double().cpu().numpy(), delimiter=",", fmt="%.17g")
+    if atlas_table is not None and atlas_table.is_file():
+        with write_aside(folder / "atlas.tsv") as aside:
+            shutil.copyfile(atlas_table, aside)
+    write_json(
+        folder / "config.json",
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "bjepa_version": bjepa.__version__,
+            "model": asdict(jepa.config),
+            "atlas_sha256": jepa.atlas_sha256,
+            "origin": origin or {},
+        },
+    )
+
+
+def load_model(path: str | Path) -> JEPA:
+    """Read a model: a run folder of bjepa-train, or its folder `model`. In eval mode, on the CPU.
+
+    Raises
+    ------
+    InputError
+        No model there; a file that is missing, damaged, or of another format; weights that do not fit.
+    """
+    path = Path(path)
+    folder = path / "model" if (path / "model" / "config.json").is_file() else path
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{path} holds no model (looked for {folder / 'config.json'}).",
+            hint="Give a run folder of bjepa-train or its folder 'model'.",
+        )
+    described = read_description(folder / "config.json")
+    origin = f"{folder / 'config.json'} [model]"
+    config: ModelConfig = dataclass_from_table(ModelConfig, described["model"], origin=origin)
+    gradients = read_gradient_table(folder / "gradients.csv")
+    jepa = JEPA(config, gradients)
+    weights = folder / "model.safetensors"
+    try:
+        state = safetensors.torch.load_file(weights)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"{weights} is missing or damaged: {error}.", hint="Train or copy it again."
+        ) from error
+    load_strictly(jepa, state, origin=str(weights))
+    jepa.atlas_sha256 = described.get("atlas_sha256")
+    return jepa.eval()
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """config.json of a model folder, checked to be one."""
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable JSON: {error}.") from error
+    found = (
+        (described.get("format"), described.get("format_version")) if isinstance(described, dict) else None
+    )
+    if found != (FORMAT, FORMAT_VERSION) or not isinstance(described.get("model"), dict):
+        raise InputError(f"{path} does not describe a model of format {FORMAT!r}, version {FORMAT_VERSION}.")
+    return dict(described)
+
+
+def read_gradient_table(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A bare table of numbers, one row a region, no header: (R, C) float64."""
+    try:
+        table: np.ndarray[Any, np.dtype[np.float64]] = np.loadtxt(path, delimiter=",", ndmin=2)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a table of numbers without header: {error}.") from error
+    return table
+
+
+def load_strictly(jepa: torch.nn.Module, state: dict[str, torch.Tensor], *, origin: str) -> None:
+    """Put `state` into the module: exactly its names and shapes, or InputError naming what differs."""
+    own = jepa.state_dict()
+    problems = [f"lacks {name}" for name in own if name not in state]
+    problems += [f"has unknown {name}" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(
+            f"{origin} does not fit this model: {'; '.join(problems[:3])}{more}.",
+            hint="Check sizes: regions, frames, patch size, gradients, widths, depths.",
+        )
+    jepa.load_state_dict(state)
