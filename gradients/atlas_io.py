@@ -170,13 +170,12 @@ def _exact(value: float) -> str:
     return "n/a" if np.isnan(value) else f"{value:.17g}"
 
 
-def _write_volume(path: Path, values: NDArray[np.float64], labels_img: Path) -> None:
+def _write_volume(path: Path, values: NDArray[np.float64], labels_img: Any) -> None:
     """Each voxel takes the value of its region, 0 outside: (x, y, z, C) float32."""
     import nibabel
 
-    nib: Any = nibabel  # partly typed; Any keeps the calls readable
-    image = nib.load(labels_img)
-    volume = nib.Nifti1Image(paint(values, image), image.affine)
+    nib: Any = nibabel  # partly typed
+    volume = nib.Nifti1Image(paint(values, labels_img), labels_img.affine)
     volume.header.set_xyzt_units("mm")
     volume.header["descrip"] = b"connectivity gradients, one per volume"
     with write_aside(path) as aside:

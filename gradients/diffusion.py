@@ -102,9 +102,11 @@ def diffusion_map(
     residuals = error / (np.abs(values) * np.linalg.norm(psi, axis=0))
 
     multipliers = values / (1 - values) if diffusion_time == 0 else values**diffusion_time
-    gradients = psi * multipliers if scale_by_eigenvalues else psi
+    gradients = largest_entry_positive(psi)
+    if scale_by_eigenvalues:
+        gradients = gradients * np.abs(multipliers)  # the sign of an odd power of lambda < 0 is arbitrary too
     return DiffusionMap(
-        gradients=largest_entry_positive(gradients),
+        gradients=gradients,
         eigenvalues=values,
         multipliers=multipliers,
         residuals=residuals,

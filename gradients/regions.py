@@ -5,26 +5,28 @@ are called region-1, region-2, ...
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.shards import ShardReader
 
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Regions:
     """The regions in column order, 1..R."""
 
-    table: (
-        "pd.DataFrame"  # columns of atlas.tsv (at least index and name), one row per region, cells are text
-    )
-    atlas: str  # name of the atlas, "" if unknown
-    atlas_sha256: str | None  # of the label array, None if unknown
-    labels_img: Path | None  # the label volume, None for surface or table input
+    table: "pd.DataFrame"  # (R rows) columns of atlas.tsv, at least index and name; text
+    atlas: str = ""  # name of the atlas, "" if unknown
+    atlas_sha256: str | None = None  # of the label array, None if unknown
+    labels_img: Any = None  # the label volume (nibabel image), None for surface or table input
 
     @property
     def names(self) -> list[str]:
@@ -40,19 +42,29 @@ class Regions:
 
 def unnamed_regions(n_rois: int) -> Regions:
     """Regions of a matrix that says nothing about them."""
-    import pandas as pd
-
-    numbers = range(1, n_rois + 1)
-    table = pd.DataFrame({"index": [str(n) for n in numbers], "name": [f"region-{n}" for n in numbers]})
-    return Regions(table, atlas="", atlas_sha256=None, labels_img=None)
+    return named_regions([f"region-{number}" for number in range(1, n_rois + 1)])
 
 
 def named_regions(names: list[str]) -> Regions:
-    """Regions of a table of series whose header names them."""
-    import pandas as pd
+    """Regions of a table whose header names them."""
+    return Regions(table=_table({"name": names}))
 
-    table = pd.DataFrame({"index": [str(n + 1) for n in range(len(names))], "name": names})
-    return Regions(table, atlas="", atlas_sha256=None, labels_img=None)
+
+def regions_of_shards(reader: ShardReader, path: Path, atlas_dir: Path | None = None) -> Regions:
+    """Regions of shards: from the folder `atlas` beside them, else from the shards themselves.
+
+    Without that folder, `atlas_dir` (published atlas files) is searched for the volume that the shards name.
+    """
+    path = path if path.is_dir() else path.parent
+    for folder in (path / "atlas", path.parent / "atlas"):
+        if (folder / "atlas.tsv").is_file():
+            return read_regions(folder, n_rois=reader.n_rois, atlas_sha256=reader.atlas_sha256)
+    return Regions(
+        table=_table(reader.rois),
+        atlas=reader.atlas,
+        atlas_sha256=reader.atlas_sha256,
+        labels_img=_find_volume(reader, atlas_dir) if atlas_dir is not None else None,
+    )
 
 
 def read_regions(folder: Path, *, n_rois: int, atlas_sha256: str) -> Regions:
@@ -63,12 +75,15 @@ def read_regions(folder: Path, *, n_rois: int, atlas_sha256: str) -> Regions:
     InputError
         The folder describes another atlas than the shards: other hash or number of regions.
     """
+    import nibabel
     import pandas as pd
 
     try:
         table = pd.read_csv(folder / "atlas.tsv", sep="\t", dtype=str, keep_default_na=False)
         description = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        volume = folder / "atlas.nii.gz"
+        labels_img = nibabel.load(volume) if volume.is_file() else None
+    except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise InputError(f"{folder} is not a readable atlas folder ({error}).", hint=_REMAKE) from error
     found = str(description.get("sha256", ""))
     if found != atlas_sha256 or len(table) != n_rois or "name" not in table.columns:
@@ -77,13 +92,32 @@ def read_regions(folder: Path, *, n_rois: int, atlas_sha256: str) -> Regions:
             f"beside it ({n_rois} regions, hash {atlas_sha256[:12]}).",
             hint=_REMAKE,
         )
-    volume = folder / "atlas.nii.gz"
-    return Regions(
-        table,
-        atlas=str(description.get("name", "")),
-        atlas_sha256=atlas_sha256,
-        labels_img=volume if volume.is_file() else None,
-    )
+    name = str(description.get("name", ""))
+    return Regions(table=table, atlas=name, atlas_sha256=atlas_sha256, labels_img=labels_img)
+
+
+def _find_volume(reader: ShardReader, atlas_dir: Path) -> Any:
+    """The published label volume whose hash is that of the shards, None (and a warning) if there is none."""
+    from bjepa.preproc.atlas import load_atlas
+    from bjepa.preproc.atlas_files import SPACES
+
+    for space in SPACES:
+        try:
+            atlas = load_atlas(reader.atlas, space=space, atlas_dir=atlas_dir)
+        except InputError as error:
+            log.debug("%s in %s: %s", reader.atlas, space, error)
+            continue
+        if atlas.sha256 == reader.atlas_sha256:
+            return atlas.labels_img
+    log.warning("%s holds no volume of the atlas of these shards (%s)", atlas_dir, reader.atlas)
+    return None
+
+
+def _table(columns: "dict[str, list[str]]") -> "pd.DataFrame":
+    import pandas as pd
+
+    n_rois = len(columns["name"])
+    return pd.DataFrame({"index": [str(number) for number in range(1, n_rois + 1)], **columns})
 
 
 _REMAKE = "Run bjepa-preprocess again with the stage 'group'; it writes both."

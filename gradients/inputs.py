@@ -1,0 +1,247 @@
+"""What INPUT is, and the group connectivity it holds.
+
+    output folder of bjepa-preprocess, or a shard     mean Fisher z over its scans
+    folder of tables of series, or one such table     mean Fisher z over the files, one scan each
+    one square matrix                                 taken as it is, diagonal included
+
+R regions.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bjepa.gradients.connectivity import fisher_z, mean_over_scans, scan_connectivity_of_shards
+from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
+from bjepa.gradients.tables import MATRIX_NAMES, SERIES_NAMES, SUFFIXES, Table, read_table
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.shards import FORMAT as SHARD_FORMAT
+from bjepa.preproc.shards import ShardReader
+
+log = logging.getLogger(__name__)
+
+Maps = Iterable[NDArray[np.float64]]
+Progress = Callable[[Maps, int], Maps]  # wraps the maps of so many scans
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConnectivity:
+    fc: NDArray[np.float64]  # (R, R), symmetric, finite
+    regions: Regions
+    n_scans: int  # 0 for a matrix, which does not say
+    n_participants: int  # 0 where unknown
+
+
+def read_connectivity(
+    path: Path,
+    *,
+    participants: Path | None = None,
+    atlas_dir: Path | None = None,
+    progress: Progress = lambda maps, n_scans: maps,
+) -> GroupConnectivity:
+    """Read INPUT and reduce it to one connectivity matrix.
+
+    Parameters
+    ----------
+    participants
+        File of the participants to use: a table with a column participant_id, or one id per line.
+    atlas_dir
+        Folder with the published atlas files; asked only where the shards have no folder `atlas` beside them.
+
+    Raises
+    ------
+    InputError
+        Nothing there that can be read; a matrix that is no connectivity; no participant left.
+    """
+    if not path.exists():
+        raise InputError(f"INPUT {path} does not exist.")
+    wanted = read_participants(participants) if participants is not None else None
+    if _holds_shards(path):
+        return _from_shards(path, wanted, atlas_dir, progress)
+    if path.is_dir():
+        return _from_series(_series_files(path), wanted, progress)
+    table = read_table(path)
+    if _is_series(table, path):
+        return _from_series([path], wanted, progress)
+    if wanted is not None:
+        raise InputError(
+            f"--participants cannot choose within one matrix ({path}).",
+            hint="Give the scans: an output folder of bjepa-preprocess or a folder of time series.",
+        )
+    fc = check_connectivity(table.values, path)
+    regions = named_regions(table.columns) if table.columns else unnamed_regions(len(fc))
+    return GroupConnectivity(fc=fc, regions=regions, n_scans=0, n_participants=0)
+
+
+def _holds_shards(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "shards").is_dir() or any(path.glob("shard-*.h5"))
+    if path.suffix == ".h5" and h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("format") == SHARD_FORMAT)
+    return False
+
+
+def _from_shards(
+    path: Path, wanted: set[str] | None, atlas_dir: Path | None, progress: Progress
+) -> GroupConnectivity:
+    reader = ShardReader(path)
+    people = [_bare(name) for name in reader.scans["participant_id"]]
+    chosen = [row for row, person in enumerate(people) if wanted is None or person in wanted]
+    _check_chosen(wanted, set(people))
+    log.info("%d scans of %d regions, shards of %s", len(chosen), reader.n_rois, path)
+    maps = scan_connectivity_of_shards(reader, chosen)
+    return GroupConnectivity(
+        fc=mean_over_scans(progress(maps, len(chosen)), names=reader.rois["name"]),
+        regions=regions_of_shards(reader, path, atlas_dir),
+        n_scans=len(chosen),
+        n_participants=len({people[row] for row in chosen}),
+    )
+
+
+def _from_series(files: list[Path], wanted: set[str] | None, progress: Progress) -> GroupConnectivity:
+    people = {file: _participant(file) for file in files}
+    chosen = [file for file in files if wanted is None or people[file] in wanted]
+    _check_chosen(wanted, {person for person in people.values() if person is not None})
+    first = read_table(chosen[0])
+    log.info(
+        "%d files of series; %s: rows are frames (%d), columns regions (%d)",
+        *(len(chosen), chosen[0].name, *first.values.shape),
+    )
+    maps = (fisher_z(_series(file), where=str(file)) for file in chosen)
+    fc = mean_over_scans(progress(maps, len(chosen)), names=first.columns)
+    known = {people[file] for file in chosen}
+    return GroupConnectivity(
+        fc=fc,
+        regions=named_regions(first.columns) if first.columns else unnamed_regions(len(fc)),
+        n_scans=len(chosen),
+        n_participants=0 if None in known else len(known),
+    )
+
+
+def _series(file: Path) -> NDArray[np.float64]:
+    table = read_table(file)
+    if not _is_series(table, file):
+        raise InputError(
+            f"{file} is a connectivity matrix among time series.", hint="Give it alone, as INPUT."
+        )
+    return table.values
+
+
+def _series_files(folder: Path) -> list[Path]:
+    """Tables in a folder: those called *timeseries*, else all; hidden ones and confounds left out."""
+    found = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix in SUFFIXES and file.is_file() and not file.name.startswith((".", "participants"))
+    )
+    named = [file for file in found if "timeseries" in file.name and "confounds" not in file.name]
+    if not (named or found):
+        raise InputError(
+            f"{folder} holds neither shards nor tables of series ({', '.join(SUFFIXES)}).",
+            hint="For images, run bjepa-preprocess first and give its output folder.",
+        )
+    return named or found
+
+
+def _is_series(table: Table, path: Path) -> bool:
+    """Whether a table is a time series rather than a connectivity matrix (then it must be square)."""
+    n_rows, n_columns = table.values.shape
+    if table.key in SERIES_NAMES:
+        return True
+    if n_rows == n_columns:
+        return False
+    n = min(n_rows, n_columns)
+    corners = (table.values[:n, :n], table.values[-n:, -n:])
+    if table.key in MATRIX_NAMES or (n > 2 and any(np.array_equal(c, c.T) for c in corners)):
+        raise InputError(
+            f"{path} holds a connectivity matrix that is not square: {n_rows} x {n_columns}.",
+            hint="Rows and columns must be the same regions; look for a lost or an extra line.",
+        )
+    return True
+
+
+def check_connectivity(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    """A square matrix as connectivity: finite, symmetric (to 1e-6 of its largest value), no region without.
+
+    The diagonal is left as it is. Returns the mean of matrix and transpose, so that rounding does not matter.
+    """
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, column = np.argwhere(bad)[0] + 1
+        on_diagonal = " all on the diagonal" if not (bad & ~np.eye(len(bad), dtype=bool)).any() else ""
+        raise InputError(
+            f"{path}: {np.count_nonzero(bad)} values are not finite,{on_diagonal} first in row {row}, "
+            f"column {column}.",
+            hint="Set the diagonal to 0." if on_diagonal else "Leave regions without signal out.",
+        )
+    difference = np.abs(values - values.T)
+    if difference.max() > 1e-6 * np.abs(values).max():
+        row, column = np.unravel_index(difference.argmax(), difference.shape)
+        raise InputError(
+            f"{path} is square but not symmetric: {values[row, column]:.6g} in row {row + 1}, column "
+            f"{column + 1}, {values[column, row]:.6g} opposite.",
+            hint="Connectivity must be symmetric. If it is a series of as many frames as regions, give it as "
+            "the array `timeseries` of an .npz file.",
+        )
+    off_diagonal = values[~np.eye(len(values), dtype=bool)].reshape(len(values), -1)  # (R, R - 1)
+    constant = np.flatnonzero((off_diagonal == off_diagonal[:, :1]).all(axis=1)) + 1
+    if len(values) > 2 and len(constant):
+        raise InputError(
+            f"{path}: regions {constant[:12].tolist()} ({len(constant)} in all, counted from 1) have the "
+            "same connectivity with every other region: no signal.",
+            hint="Leave these regions out.",
+        )
+    return (values + values.T) / 2
+
+
+def read_participants(path: Path) -> set[str]:
+    """Ids (without `sub-`) of a table with a column participant_id, or of a file with one id per line."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--participants {path} is not a readable text file ({error}).") from error
+    if not lines:
+        raise InputError(f"--participants {path} is empty.")
+    delimiter = "," if path.suffix == ".csv" else "\t"
+    header = [cell.strip() for cell in lines[0].split(delimiter)]
+    if "participant_id" in header:
+        column, lines = header.index("participant_id"), lines[1:]
+    elif len(header) > 1:
+        raise InputError(f"--participants {path} has no column participant_id; it has {header[:12]}.")
+    else:
+        column = 0
+    try:
+        return {_bare(line.split(delimiter)[column].strip()) for line in lines}
+    except IndexError as error:
+        raise InputError(f"--participants {path}: a line has fewer cells than the header.") from error
+
+
+def _check_chosen(wanted: set[str] | None, there: set[str]) -> None:
+    if wanted is None:
+        return
+    if not wanted & there:
+        raise InputError(
+            f"--participants names {len(wanted)} participants ({sorted(wanted)[:5]}, ...), none of whom is "
+            f"in INPUT ({sorted(there)[:5]}, ...).",
+            hint="Ids are compared after removing `sub-`; files of series need `sub-` in their names.",
+        )
+    if absent := sorted(wanted - there):
+        log.warning(
+            "%d participants of --participants are not in INPUT: %s", len(absent), ", ".join(absent[:8])
+        )
+
+
+def _participant(file: Path) -> str | None:
+    found = re.search(r"sub-([A-Za-z0-9]+)", file.name) or re.search(r"sub-([A-Za-z0-9]+)", str(file.parent))
+    return found.group(1) if found else None
+
+
+def _bare(participant: str) -> str:
+    return participant.removeprefix("sub-")
