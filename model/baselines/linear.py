@@ -1,0 +1,97 @@
+"""The linear readout of every method: standardise, then ridge or logistic regression with an L2 penalty.
+
+Order of operations, everything fitted on the participants that train and on nobody else:
+  1. unknown values (NaN) become the feature's mean, then each feature gets mean 0 and variance 1
+  2. rotation onto the principal axes, all kept: with an L2 penalty the solution lies in the span of the
+     training rows, so nothing is lost, and 100,000 edges become as many columns as there are participants
+  3. ridge (regression) or logistic regression (classification)
+The penalty is chosen from PENALTIES by cross-validation over folds inside the development part, on mean
+squared error or log loss; the chosen model is fitted to the whole development part.
+
+Penalties are given per feature, that is in units of the mean squared length of a standardised row, so that
+one grid serves 32 embedding features and 100,000 edges alike. scikit-learn's alpha is penalty * D, its C the
+inverse of that.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bjepa.model.evaluation.cohort import Task
+
+PENALTIES = np.logspace(3, -3, 13)  # from the strongest: of equally good ones the simplest model wins
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Predictions for the test part: values (n_test,), or probabilities (n_test, n_classes)."""
+
+    prediction: NDArray[np.float64]
+    penalty: float
+
+
+def linear_readout(
+    features: NDArray[np.float32],
+    target: NDArray[Any],
+    inner_fold: NDArray[np.int64],
+    test_features: NDArray[np.float32],
+    *,
+    task: Task,
+) -> Readout:
+    """Choose the penalty inside the development part, fit to all of it, predict the test part.
+
+    Shapes: features (n, D), target (n,), inner_fold (n,) the validation fold of each participant,
+    test_features (n_test, D).
+    """
+    folds = np.unique(inner_fold)
+    losses = np.zeros((len(folds), len(PENALTIES)))
+    for i, fold in enumerate(folds):
+        held_out = inner_fold == fold
+        predictions = _predict_all(
+            features[~held_out], target[~held_out], features[held_out], PENALTIES, task=task
+        )
+        losses[i] = [_loss(target[held_out], p, task) for p in predictions]
+    # mean over folds of equal weight; they differ by a participant or two in size
+    penalty = float(PENALTIES[losses.mean(axis=0).argmin()])
+    (prediction,) = _predict_all(features, target, test_features, np.array([penalty]), task=task)
+    return Readout(prediction, penalty)
+
+
+def _predict_all(
+    features: NDArray[np.float32],
+    target: NDArray[Any],
+    test_features: NDArray[np.float32],
+    penalties: NDArray[np.float64],
+    *,
+    task: Task,
+) -> list[NDArray[np.float64]]:
+    """Predictions for the same test rows by one model per penalty; the rotation is computed once."""
+    from sklearn.decomposition import PCA
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    prepare = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), PCA(svd_solver="full"))
+    rotated = prepare.fit_transform(features.astype(np.float64))  # (n, min(n, D))
+    test_rotated = prepare.transform(test_features.astype(np.float64))
+    predictions = []
+    for penalty in penalties:
+        alpha = penalty * features.shape[1]
+        if task == "regression":
+            fitted = Ridge(alpha=alpha).fit(rotated, target)
+            predictions.append(fitted.predict(test_rotated))
+        else:
+            fitted = LogisticRegression(C=1 / alpha, max_iter=2000).fit(rotated, target)
+            predictions.append(fitted.predict_proba(test_rotated))
+    return predictions
+
+
+def _loss(target: NDArray[Any], prediction: NDArray[np.float64], task: Task) -> float:
+    from sklearn.metrics import log_loss, mean_squared_error
+
+    if task == "regression":
+        return float(mean_squared_error(target, prediction))
+    return float(log_loss(target, prediction, labels=np.arange(prediction.shape[1])))

@@ -1,0 +1,1 @@
+"""How good is it? Embeddings, splits, baselines, metrics with intervals, and a page that says it plainly."""

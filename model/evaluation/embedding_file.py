@@ -1,0 +1,131 @@
+"""Embeddings of a whole output folder, one row per scan, and the file that keeps them.
+
+/embedding        float32 (n_scans, D)
+/scan_id          UTF-8 strings (n_scans)
+/participant_id   UTF-8 strings (n_scans)
+attrs             format format_version bjepa_version model_sha256 atlas_sha256 n_frames
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import bjepa
+from bjepa.model.evaluation.embedder import Embedder
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.files import sha256_of_json, write_aside
+from bjepa.preproc.shards import ShardReader
+
+if TYPE_CHECKING:
+    from bjepa.model import JEPA
+
+FORMAT, FORMAT_VERSION = "bjepa-embedding", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Embeddings of scans and where they come from."""
+
+    embedding: NDArray[np.float32]  # (n_scans, D)
+    scan_id: list[str]
+    participant_id: list[str]
+    model_sha256: str  # of weights and configuration
+    atlas_sha256: str  # of the shards
+    n_frames: int
+
+
+def embed_scans(
+    model: JEPA,
+    reader: ShardReader,
+    *,
+    batch_size: int = 8,
+    device: str | None = None,
+) -> Embeddings:
+    """One embedding per scan: the mean over the embeddings of its series (the phases of a strided scan).
+
+    Raises InputError where the model was made for other regions, for another atlas (if it knows which), or
+    for longer scans; the scans are named.
+    """
+    _refuse_another_atlas(model, reader)
+    _refuse_short_scans(model, reader)
+    of_series = Embedder(model, batch_size=batch_size, device=device).fit_transform(reader)  # (n_series, D)
+    n_scans = len(reader.scans["scan_id"])
+    sums = np.zeros((n_scans, of_series.shape[1]), dtype=np.float64)
+    np.add.at(sums, reader.series_scan, of_series)
+    n_phases = np.bincount(reader.series_scan, minlength=n_scans)  # (n_scans,)
+    return Embeddings(
+        embedding=(sums / n_phases[:, None]).astype(np.float32),
+        scan_id=list(reader.scans["scan_id"]),
+        participant_id=list(reader.scans["participant_id"]),
+        model_sha256=model_sha256(model),
+        atlas_sha256=reader.atlas_sha256,
+        n_frames=int(model.config.n_frames),
+    )
+
+
+def _refuse_another_atlas(model: JEPA, reader: ShardReader) -> None:
+    if reader.n_rois != model.config.n_rois:
+        raise InputError(
+            f"The model reads {model.config.n_rois} regions, the shards in {reader.paths[0].parent} hold "
+            f"{reader.n_rois} ({reader.atlas}).",
+            hint="Run bjepa-preprocess with the atlas of the model's training data.",
+        )
+    if model.atlas_sha256 is not None and model.atlas_sha256 != reader.atlas_sha256:
+        raise InputError(
+            f"The model was trained with the atlas {model.atlas_sha256[:12]}…, the shards in "
+            f"{reader.paths[0].parent} were made with {reader.atlas} ({reader.atlas_sha256[:12]}…).",
+            hint="Run bjepa-preprocess with the atlas of the model's training data: as many regions are not "
+            "the same regions.",
+        )
+
+
+def _refuse_short_scans(model: JEPA, reader: ShardReader) -> None:
+    short = np.flatnonzero(reader.series_length < model.config.n_frames)
+    if len(short):
+        shown = ", ".join(
+            f"{reader.scans['scan_id'][reader.series_scan[i]]} ({reader.series_length[i]} frames)"
+            for i in short[:5]
+        )
+        raise InputError(
+            f"{len(short)} of {len(reader)} series are shorter than the model's window of "
+            f"{model.config.n_frames} frames: {shown}{', …' if len(short) > 5 else ''}.",
+            hint="Leave these scans out of the shards, or use a model with a smaller model.n_frames.",
+        )
+
+
+def model_sha256(model: JEPA) -> str:
+    """Hexadecimal SHA-256 of a model: configuration, weights and buffers (name, dtype, shape, bytes)."""
+    digest = hashlib.sha256(sha256_of_json(asdict(model.config)).encode())
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_embeddings(path: Path, embeddings: Embeddings) -> None:
+    """Write the file described on top, whole or not at all."""
+    with write_aside(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs.update(
+            format=FORMAT,
+            format_version=FORMAT_VERSION,
+            bjepa_version=bjepa.__version__,
+            model_sha256=embeddings.model_sha256,
+            atlas_sha256=embeddings.atlas_sha256,
+            n_frames=embeddings.n_frames,
+        )
+        file["embedding"] = embeddings.embedding
+        for name, values in (
+            ("scan_id", embeddings.scan_id),
+            ("participant_id", embeddings.participant_id),
+        ):
+            file.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"))
