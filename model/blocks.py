@@ -56,7 +56,8 @@ def attention_math(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = N
     score = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, H, K, K)
     if attn_mask is not None:
         score = score.masked_fill(~attn_mask, -torch.inf)
-    return score.softmax(dim=-1) @ v
+    mixed: Tensor = score.softmax(dim=-1) @ v
+    return mixed
 
 
 class Mlp(nn.Module):

@@ -73,7 +73,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x_BRL: Tensor) -> Tensor:
         """(B, R, L) -> (B, N, D), region by region."""
-        pieces = x_BRL.unflatten(2, (-1, self.patch_size)).flatten(1, 2)  # (B, N, p)
+        pieces = x_BRL.reshape(len(x_BRL), -1, self.patch_size)  # (B, N, p)
         out: Tensor = self.proj(pieces)
         return out
 

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 import bjepa
+from bjepa.gradients import load_gradients
 from bjepa.model.config import ModelConfig, dataclass_from_table
 from bjepa.model.jepa import JEPA
 from bjepa.preproc.errors import InputError
@@ -80,8 +81,7 @@ def load_model(path: str | Path) -> JEPA:
     described = read_description(folder / "config.json")
     origin = f"{folder / 'config.json'} [model]"
     config: ModelConfig = dataclass_from_table(ModelConfig, described["model"], origin=origin)
-    gradients = read_gradient_table(folder / "gradients.csv")
-    jepa = JEPA(config, gradients)
+    jepa = JEPA(config, load_gradients(folder / "gradients.csv").values)
     weights = folder / "model.safetensors"
     try:
         state = safetensors.torch.load_file(weights)
@@ -106,15 +106,6 @@ def read_description(path: Path) -> dict[str, Any]:
     if found != (FORMAT, FORMAT_VERSION) or not isinstance(described.get("model"), dict):
         raise InputError(f"{path} does not describe a model of format {FORMAT!r}, version {FORMAT_VERSION}.")
     return dict(described)
-
-
-def read_gradient_table(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A bare table of numbers, one row a region, no header: (R, C) float64."""
-    try:
-        table: np.ndarray[Any, np.dtype[np.float64]] = np.loadtxt(path, delimiter=",", ndmin=2)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a table of numbers without header: {error}.") from error
-    return table
 
 
 def load_strictly(jepa: torch.nn.Module, state: dict[str, torch.Tensor], *, origin: str) -> None:

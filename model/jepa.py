@@ -82,7 +82,7 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def targets(self, x_BRL: Tensor, target_index_BM: Tensor) -> Tensor:
-        """The target encoder on the whole scan, normalised over features, at the targets: (B, M, D) float32."""
+        """The target encoder on the whole scan, normed over features, at the targets: (B, M, D) float32."""
         tokens_BND = self.target_encoder(x_BRL)
         normalised = F.layer_norm(tokens_BND, (tokens_BND.shape[-1],), eps=TARGET_NORM_EPS)
         return gather_tokens(normalised, target_index_BM)

@@ -3,7 +3,7 @@
     [context tokens made narrow + their positions, mask token + positions of the targets]
     -> blocks -> LayerNorm -> the target part, made wide
 
-B scans, K context tokens, M targets (one list: targets of all kinds see each other), D embed_dim, W its width.
+B scans, K context tokens, M targets (one list: all kinds see each other), D embed_dim, W predictor width.
 """
 
 import torch

@@ -1,0 +1,168 @@
+"""Checkpoints of the released Brain-JEPA, read strictly and without executing anything in them.
+
+Two layouts: the container `.pth.tar` (dictionaries `encoder`, `predictor`, `target_encoder`, names with the
+prefix `module.`) and a safetensors file (names with the prefixes `encoder. predictor. target_encoder.`).
+Neither holds the configuration, the gradient table or the number of heads, so those are arguments.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from bjepa.model.checkpoint import load_tensors
+from bjepa.model.config import ModelConfig
+from bjepa.model.hub import load_strictly
+from bjepa.model.jepa import JEPA
+from bjepa.preproc.errors import InputError
+
+PARTS = {"encoder": "context_encoder", "predictor": "predictor", "target_encoder": "target_encoder"}
+# their names -> ours, within a part; the names of blocks, norms and the patch projection are the same
+RENAMED = {
+    "encoder": (
+        ("pos_embed_proj.emb_h", "positions.time"),
+        ("pos_embed_proj.predictor_pos_embed_proj.", "positions.gradient."),
+    ),
+    "predictor": (
+        ("predictor_2dpe_proj.emb_h", "positions.time"),
+        ("predictor_2dpe_proj.predictor_pos_embed_proj.", "positions.gradient."),
+        ("predictor_embed.", "embed."),
+        ("predictor_blocks.", "blocks."),
+        ("predictor_norm.", "norm."),
+        ("predictor_proj.", "proj."),
+    ),
+}
+
+
+def load_official_checkpoint(
+    path: str | Path,
+    *,
+    gradients: ArrayLike | Tensor,
+    n_frames: int = 160,
+    patch_size: int = 16,
+    num_heads: int = 12,
+    predictor_num_heads: int = 12,
+) -> JEPA:
+    """Read a released checkpoint into a JEPA in eval mode.
+
+    Parameters
+    ----------
+    path
+        `.pth.tar` in the released container, or `.safetensors`.
+    gradients : (n_rois, n_gradients) array
+        The table the model was trained with. It is not in the checkpoint: another one gives other tokens.
+    n_frames, patch_size
+        Of one input.
+    num_heads, predictor_num_heads
+        Cannot be seen in the weights; the defaults are those of ViT-B.
+
+    Raises
+    ------
+    InputError
+        Missing, damaged, foreign or malicious file; weights that do not fit the arguments.
+    """
+    path = Path(path)
+    state = _released_state(path)
+    config = _config_from_shapes(
+        state,
+        path=path,
+        n_frames=n_frames,
+        patch_size=patch_size,
+        num_heads=num_heads,
+        predictor_num_heads=predictor_num_heads,
+    )
+    jepa = JEPA(config, gradients)
+    load_strictly(jepa, state, origin=str(path))
+    return jepa.eval()
+
+
+def from_official(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the state of one of PARTS (without `module.`) to the names of our JEPA."""
+    ours = {}
+    for name, tensor in state.items():
+        renamed = name
+        for theirs, our_name in RENAMED["predictor" if part == "predictor" else "encoder"]:
+            if renamed.startswith(theirs):
+                renamed = our_name + renamed.removeprefix(theirs)
+                break
+        # the patch embedding is a convolution (D, 1, 1, p) there and a linear layer (D, p) here: the same map
+        is_patch = renamed == "patch_embed.proj.weight"
+        ours[f"{PARTS[part]}.{renamed}"] = tensor.flatten(1) if is_patch else tensor
+    return ours
+
+
+def _released_state(path: Path) -> dict[str, Tensor]:
+    """All tensors of the three parts, under our names."""
+    if path.suffix == ".safetensors":
+        try:
+            flat = safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise InputError(f"{path} is missing or damaged: {error}.") from error
+        parts: dict[str, Any] = {part: {} for part in PARTS}
+        for name, tensor in flat.items():
+            part, _, rest = name.partition(".")
+            if part not in parts:
+                raise InputError(f"{path} has {name!r}; names must begin with {', '.join(PARTS)}.")
+            parts[part][rest] = tensor
+    else:
+        parts = load_tensors(path)
+    state: dict[str, Tensor] = {}
+    for part in PARTS:
+        content = parts.get(part)
+        if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
+            raise InputError(
+                f"{path} has no weights under {part!r}; a released checkpoint has {', '.join(PARTS)}.",
+                hint="A run of bjepa-train is read with load_model.",
+            )
+        state |= from_official(part, {name.removeprefix("module."): t for name, t in content.items()})
+    return state
+
+
+def _config_from_shapes(
+    state: Mapping[str, Tensor],
+    *,
+    path: Path,
+    n_frames: int,
+    patch_size: int,
+    num_heads: int,
+    predictor_num_heads: int,
+) -> ModelConfig:
+    """Widths, depths and counts as the weights have them."""
+    try:
+        embed_dim, found_patch = state["context_encoder.patch_embed.proj.weight"].shape
+        n_tokens = len(state["context_encoder.positions.time"])
+        n_gradients = state["context_encoder.positions.gradient.weight"].shape[1]
+        hidden = len(state["context_encoder.blocks.0.mlp.fc1.weight"])
+        predictor_embed_dim = len(state["predictor.embed.weight"])
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(f"{path} is not a released checkpoint: {error} is missing or misshapen.") from error
+    n_patches = n_frames // patch_size
+    if found_patch != patch_size or not n_patches or n_tokens % n_patches:
+        raise InputError(
+            f"{path} has patches of {found_patch} frames and {n_tokens} tokens; "
+            f"n_frames={n_frames} and patch_size={patch_size} do not fit.",
+            hint="Tokens are regions x n_frames / patch_size.",
+        )
+    return ModelConfig(
+        n_rois=n_tokens // n_patches,
+        n_frames=n_patches * patch_size,  # samples beyond the last whole patch were ignored
+        patch_size=patch_size,
+        n_gradients=n_gradients,
+        embed_dim=embed_dim,
+        depth=_depth(state, "context_encoder"),
+        num_heads=num_heads,
+        mlp_ratio=hidden / embed_dim,
+        predictor_embed_dim=predictor_embed_dim,
+        predictor_depth=_depth(state, "predictor"),
+        predictor_num_heads=predictor_num_heads,
+    )
+
+
+def _depth(state: Mapping[str, Tensor], part: str) -> int:
+    found = (re.match(rf"{part}\.blocks\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
