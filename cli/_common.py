@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import bjepa
 from bjepa.preproc.errors import InputError
@@ -31,6 +33,33 @@ def command_parser(prog: str, description: str, examples: str) -> argparse.Argum
     parser.add_argument("--version", action="version", version=f"{prog} {bjepa.__version__}")
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="default: info")
     return parser
+
+
+def add_atlas_dir(group: "argparse._ArgumentGroup | argparse.ArgumentParser") -> None:
+    """The option `--atlas-dir`, with its default from the environment."""
+    default = os.environ.get("BJEPA_ATLAS_DIR")
+    group.add_argument(
+        "--atlas-dir",
+        type=Path,
+        default=Path(default) if default else None,
+        help="folder searched (recursively) for the published atlas files before any download "
+        "(default: BJEPA_ATLAS_DIR)",
+    )
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """An argparse type: a finite number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}, got {text}")
+        return value
+
+    return parse
 
 
 def run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace, *, prog: str) -> int:

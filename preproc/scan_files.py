@@ -1,0 +1,110 @@
+"""One scan's regional series on disk, `<entities>_seg-<atlas>_timeseries.{h5,json}`, and failures.
+
+The HDF5 file holds `/timeseries` (n_frames, n_rois) float32: raw means (cleaned if asked), at the scan's own
+t_r, NaN in missing regions. The JSON file says where they came from; it is written last, so that a scan is
+finished when its JSON is there, and its `key` says from what and with which options.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.files import write_aside, write_json
+from bjepa.preproc.inputs import ScanSource
+
+_FAILURES = Path("work") / "failures"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A scan that could not be done; one row of failures.tsv."""
+
+    source: str
+    stage: str
+    error: str
+    message: str
+    hint: str
+
+
+def scan_stem(output: Path, source: ScanSource, atlas_name: str) -> Path:
+    """Path of a scan's files without their extension."""
+    folder = output / source.participant_id
+    if source.session:
+        folder = folder / f"ses-{source.session}"
+    label = re.sub(r"[^A-Za-z0-9]", "", atlas_name)
+    return folder / "func" / f"{source.scan_id}_seg-{label}_timeseries"
+
+
+def write_scan(stem: Path, timeseries: NDArray[np.float32], facts: dict[str, Any]) -> None:
+    """Write series and facts, the facts last."""
+    with write_aside(_with(stem, ".h5")) as aside, h5py.File(aside, "w") as file:
+        file["timeseries"] = timeseries
+        file.attrs.update(t_r=facts["t_r"], atlas_sha256=facts["atlas_sha256"], key=facts["key"])
+    write_json(_with(stem, ".json"), facts)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a finished scan (the path of its JSON)."""
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def is_finished(stem: Path, key: str) -> bool:
+    """Whether this very scan, with these options, is already there."""
+    path = _with(stem, ".json")
+    return path.is_file() and _with(stem, ".h5").is_file() and read_facts(path).get("key") == key
+
+
+def read_series(json_path: Path, columns: slice = slice(None)) -> NDArray[np.float32]:
+    """(n_frames, n_columns) float32 of a finished scan."""
+    path = json_path.with_suffix(".h5")
+    try:
+        with h5py.File(path, "r") as file:
+            series: NDArray[np.float32] = file["timeseries"][:, columns]
+            return series
+    except (OSError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}).", hint="Delete it and run the stage 'participant' again."
+        ) from error
+
+
+def finished_scans(output: Path, atlas_sha256: str) -> tuple[list[Path], list[Path]]:
+    """JSON files of all finished scans of this atlas in scan_id order, and those of other atlases."""
+    facts = {path: read_facts(path) for path in output.glob("sub-*/**/func/*_timeseries.json")}
+    ours = sorted((p for p in facts if facts[p]["atlas_sha256"] == atlas_sha256), key=lambda p: p.name)
+    return ours, sorted(p for p in facts if facts[p]["atlas_sha256"] != atlas_sha256)
+
+
+def write_failure(output: Path, source: ScanSource, failure: Failure) -> None:
+    """Keep why a scan failed, in a file of its own: many processes may fail at once."""
+    write_json(output / _FAILURES / f"{source.scan_id}.json", asdict(failure))
+
+
+def forget_failure(output: Path, source: ScanSource) -> None:
+    """The scan has been done after all."""
+    (output / _FAILURES / f"{source.scan_id}.json").unlink(missing_ok=True)
+
+
+def forget_vanished_failures(output: Path) -> None:
+    """A scan whose file is no longer there has not failed; it is gone."""
+    for path in (output / _FAILURES).glob("*.json"):
+        if not Path(json.loads(path.read_text(encoding="utf-8"))["source"]).exists():
+            path.unlink(missing_ok=True)
+
+
+def read_failures(output: Path) -> Iterator[Failure]:
+    """All failures kept, by scan_id."""
+    for path in sorted((output / _FAILURES).glob("*.json")):
+        yield Failure(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _with(stem: Path, extension: str) -> Path:
+    return stem.with_name(stem.name + extension)
