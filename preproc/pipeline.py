@@ -198,8 +198,9 @@ def _missing_regions(scan: RegionalScan, min_coverage: float) -> NDArray[np.bool
     """(n_rois,) True where too little is covered, or the series is not finite or constant."""
     with np.errstate(invalid="ignore"):
         flat = np.ptp(scan.timeseries, axis=0) == 0
-    missing: NDArray[np.bool_] = (scan.coverage < min_coverage) | ~np.isfinite(scan.timeseries).all(axis=0) |
-    flat return missing
+    uncovered = scan.coverage < min_coverage
+    missing: NDArray[np.bool_] = uncovered | ~np.isfinite(scan.timeseries).all(axis=0) | flat
+    return missing
 
 
 def _tsnr(timeseries: NDArray[np.float32]) -> float | None:
@@ -281,8 +282,8 @@ def _fit(
         present = {fact["participant_id"] for fact in facts}
         if not fitting:
             raise InputError(
-                f"--scaling-participants names {len(options.scaling_participants)} participants, none of whom "
-                "has a finished scan.",
+                f"--scaling-participants names {len(options.scaling_participants)} participants; "
+                "none of them has a finished scan.",
                 hint=f"Participants here: {sorted(present)[:5]} …",
             )
         if absent := sorted(options.scaling_participants - present):
