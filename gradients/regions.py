@@ -6,6 +6,7 @@ are called region-1, region-2, ...
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,15 @@ class Regions:
             return None
         cells = [str(cell) for cell in self.table[name]]
         return cells if any(cell not in ("", "n/a") for cell in cells) else None
+
+    def networks(self) -> list[str] | None:
+        """The seven-network name of each region, None where unknown."""
+        found = self.column("network7")
+        if found is not None:
+            return found
+        # names of the Schaefer atlas carry it: 7Networks_LH_Vis_1
+        named = [re.match(r"7Networks_[LR]H_([A-Za-z]+)", name) for name in self.names]
+        return [match.group(1) if match else "other" for match in named] if any(named) else None
 
 
 def unnamed_regions(n_rois: int) -> Regions:
