@@ -284,17 +284,8 @@ def _list_plan(
     from bjepa.preproc.resample import stride_of
     from bjepa.preproc.stream import open_bold
 
-    table = Table(
-        "scan",
-        "frames",
-        "TR (s)",
-        "stride",
-        "TR out (s)",
-        "space",
-        "note",
-        title=f"atlas {atlas.name}, {atlas.n_rois} regions; confounds {participant.cleaning.confounds}; "
-        "nothing is written",
-    )
+    title = f"atlas {atlas.name}, {atlas.n_rois} regions, {atlas.space}; confounds {participant.cleaning.confounds}"
+    table = Table("scan", "frames", "TR (s)", "stride", "TR out (s)", "status", title=title)
     failed = 0
     for scan in scans:
         try:
@@ -302,11 +293,11 @@ def _list_plan(
             t_r = decide_t_r(scan, bold.header_t_r, participant.t_r)
         except InputError as error:
             failed += 1
-            table.add_row(scan.scan_id, "", "", "", "", "", f"[red]{error}[/red]")
+            print(f"{PROG}: would fail: {error}", file=sys.stderr)
+            table.add_row(scan.scan_id, "", "", "", "", "would fail")
             continue
         stride = stride_of(t_r, group.target_t_r, group.resample)
-        table.add_row(
-            scan.scan_id, str(bold.n_frames), f"{t_r:g}", str(stride), f"{t_r * stride:g}", atlas.space, ""
-        )
-    Console().print(table)
+        table.add_row(scan.scan_id, str(bold.n_frames), f"{t_r:g}", str(stride), f"{t_r * stride:g}", "to do")
+    console = Console()
+    console.print(table, soft_wrap=not console.is_terminal)  # a file gets whole lines
     return DONE if not failed else (SOME_FAILED if failed < len(scans) else WRONG_INPUT)

@@ -129,12 +129,12 @@ def _draw_mean_fc(result: GroupResult, atlas: Atlas) -> str:
     middles = (starts + np.append(starts[1:], len(order))) / 2
     axis.set_yticks(middles, names, fontsize=7)
     axis.set_xticks([])
-    figure.colorbar(image, ax=axis, label="Pearson r", shrink=0.8)
+    figure.colorbar(image, ax=axis, shrink=0.8).set_label("Pearson r", fontsize=8)
     return figure_uri(figure)
 
 
 def _draw_carpets(result: GroupResult, atlas: Atlas) -> str:
-    """Scaled series of the first scans, all regions: stripes across are motion, along are dead regions."""
+    """Standardised series of the first scans: dark or bright columns are motion, blank rows dead regions."""
     plt = _pyplot()
     paths = result.series_files[:_N_PICTURED]
     figure, axes = plt.subplots(
@@ -142,15 +142,15 @@ def _draw_carpets(result: GroupResult, atlas: Atlas) -> str:
     )
     for axis, path in zip(axes[:, 0], paths, strict=True):
         facts = scan_files.read_facts(path)
-        scaled = result.scaling.apply(scan_files.read_series(path))  # (n_frames, n_rois)
-        shown = scaled - np.nanmedian(scaled, axis=0)
-        extent = [0, len(scaled) * facts["t_r"], atlas.n_rois, 0]
+        series = scan_files.read_series(path)  # (n_frames, n_rois)
+        shown = (series - series.mean(axis=0)) / series.std(axis=0)
+        extent = [0, len(series) * facts["t_r"], atlas.n_rois, 0]
         image = axis.imshow(shown.T, aspect="auto", cmap="gray", vmin=-2, vmax=2, extent=extent)
         axis.set_title(facts["scan_id"], fontsize=8, loc="left")
         axis.set_ylabel("region", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[-1, 0].set_xlabel("time (s)", fontsize=8)
-    figure.colorbar(image, ax=axes[:, 0], label="scaled, own median removed", shrink=0.7)
+    figure.colorbar(image, ax=axes[:, 0], shrink=0.7).set_label("SD of the region", fontsize=8)
     return figure_uri(figure)
 
 
