@@ -4,7 +4,6 @@ Nothing in it is executed when it is read.
 """
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from bjepa.gradients import load_gradients
 from bjepa.model.config import ModelConfig, dataclass_from_table
 from bjepa.model.jepa import JEPA
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_aside, write_json
+from bjepa.preproc.files import write_aside, write_json, write_text
 
 FORMAT, FORMAT_VERSION = "bjepa-model", 1
 
 
 def save_model(
-    jepa: JEPA, folder: str | Path, *, atlas_table: Path | None = None, origin: dict[str, Any] | None = None
+    jepa: JEPA, folder: str | Path, *, atlas_table: str | None = None, origin: dict[str, Any] | None = None
 ) -> None:
     """Write the model folder; each file appears whole.
 
@@ -36,7 +35,7 @@ def save_model(
     folder
         Made if missing; files of the same names are replaced.
     atlas_table
-        `atlas.tsv` of the data, copied when it exists.
+        The text of the data's `atlas.tsv`; without it no table is written.
     origin
         What else a user should know (atlas name, repetition time, scaling): goes to config.json as it is.
     """
@@ -47,9 +46,8 @@ def save_model(
     with write_aside(folder / "gradients.csv") as aside:
         # 17 digits: what is read back is what was used, bit for bit
         np.savetxt(aside, jepa.gradients.double().cpu().numpy(), delimiter=",", fmt="%.17g")
-    if atlas_table is not None and atlas_table.is_file():
-        with write_aside(folder / "atlas.tsv") as aside:
-            shutil.copyfile(atlas_table, aside)
+    if atlas_table is not None:
+        write_text(folder / "atlas.tsv", atlas_table)
     write_json(
         folder / "config.json",
         {

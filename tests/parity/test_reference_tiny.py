@@ -135,13 +135,13 @@ def test_four_updates(arrays: Arrays, shared: Path) -> None:
     for name, expected in state_of(arrays, "after/").items():
         close(found[name], expected.numpy(), 1e-6)
     for name, expected in state_of(arrays, "after/", ("target_encoder",)).items():
-        # 2e-7: a unit in the last place at 1.0 is 1.2e-7, and there the average moves the frozen table by 1.8e-7
+        # 2e-7: one unit in the last place at 1.0 is 1.2e-7; there, averaging moves the frozen table by 1.8e-7
         close(found[name], expected.numpy(), 2e-7)
     _check_moments(jepa, optimizer, shared)
 
 
 def _check_moments(jepa: JEPA, optimizer: torch.optim.Optimizer, shared: Path) -> None:
-    """AdamW's moments against those in the released checkpoint, which numbers parameters through its groups."""
+    """AdamW's moments against those in the released checkpoint, numbered through its groups."""
     stored = torch.load(shared / "reference/reference_tiny.pth.tar", weights_only=True)["opt"]["state"]
     theirs = [stored[i] for i in sorted(stored)]  # the two frozen tables have no state
     ours = [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,97 @@
+"""What a run learns from: shards, and the gradients of the same regions."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bjepa.gradients import load_gradients
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.files import sha256_of_file, sha256_of_json
+from bjepa.preproc.participants import read_participant_list
+from bjepa.preproc.shards import ShardReader
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingInputs:
+    """Data that fit together, and what names them."""
+
+    reader: ShardReader
+    gradients: NDArray[np.float64]  # (R, C)
+    participants: list[str] | None  # None: all
+    files: dict[str, str]  # path -> SHA-256 of its bytes
+    sha256: str  # of the contents of all of it, wherever they lie
+
+    @property
+    def atlas_table(self) -> str:
+        """The text of atlas.tsv beside the shards, or what the shards themselves tell of their regions."""
+        table = self.reader.paths[0].parent.parent / "atlas" / "atlas.tsv"
+        if table.is_file():
+            return table.read_text(encoding="utf-8")
+        columns = {"index": [str(i + 1) for i in range(self.reader.n_rois)], **self.reader.rois}
+        lines = ["\t".join(columns), *("\t".join(row) for row in zip(*columns.values(), strict=True))]
+        return "\n".join(lines) + "\n"
+
+    def origin(self) -> dict[str, Any]:
+        """What a user of the model must know to feed it."""
+        return {
+            "atlas": self.reader.atlas,
+            "scaling": self.reader.scaling,
+            "target_t_r": self.reader.target_t_r,
+            "t_r_out": sorted({round(t, 6) for t in self.reader.scans["t_r_out"]}),
+        }
+
+
+def read_inputs(data: Path, gradients: Path, *, participants: Path | None = None) -> TrainingInputs:
+    """Open the shards, read the gradients and the participants' list; refuse what does not fit together.
+
+    Raises
+    ------
+    InputError
+        Unreadable files; gradients with another number of regions or of another atlas than the shards.
+    """
+    reader = ShardReader(data)
+    table = load_gradients(gradients)
+    if len(table.values) != reader.n_rois:
+        raise InputError(
+            f"{gradients} has {len(table.values)} rows, the shards in {data} have {reader.n_rois} regions "
+            f"({reader.atlas}).",
+            hint="Give the gradients of the same atlas, one row a region, without header.",
+        )
+    if table.atlas_sha256 is None:
+        log.warning(
+            "%s does not say which atlas it is of: its rows are taken to be the %d regions of %s in order.",
+            gradients,
+            reader.n_rois,
+            reader.atlas,
+        )
+    elif table.atlas_sha256 != reader.atlas_sha256:
+        raise InputError(
+            f"{gradients} is of the atlas {table.atlas_sha256[:12]}…, the shards in {data} of "
+            f"{reader.atlas_sha256[:12]}… ({reader.atlas}): as many regions, but not the same.",
+            hint="Run bjepa-gradients on these data, or preprocess with the atlas of these gradients.",
+        )
+    missing = ~reader.valid
+    if missing.any():
+        log.warning(
+            "%d of %d scans miss regions (%d in all): their series are 0, the median of the region, and stay "
+            "tokens like others.",
+            int(missing.any(axis=1).sum()),
+            len(missing),
+            int(missing.sum()),
+        )
+    names = None if participants is None else read_participant_list(participants)
+    files = {str(path): sha256_of_file(path) for path in (*reader.paths, gradients)}
+    content = {"files": list(files.values()), "participants": sorted(names) if names else None}
+    return TrainingInputs(
+        reader=reader,
+        gradients=table.values,
+        participants=names,
+        files=files,
+        sha256=sha256_of_json(content),
+    )

@@ -1,0 +1,117 @@
+"""Is anything about the scan in what is learnt? Looked at on a few scans after every epoch.
+
+A falling loss does not tell: where tokens are nearly a function of their position, the predictor learns the
+positions, the loss goes to zero, and nothing of the participant is in the tokens. So two numbers are watched:
+
+    target_scan_share             share of the targets' variance that lies between scans at the same token;
+                                  the rest is explained by position alone. Near 0: collapsed onto positions
+    prediction_r2_over_position   1 - error of the predictions / error of the mean of the other scans' targets
+                                  at the same token. 0 or less: the context helped nothing
+
+S scans (of different participants), M targets (the same mask for all scans), D features.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bjepa.model.config import Recipe
+from bjepa.model.dataset import ShardDataset, torch_generator
+from bjepa.model.jepa import JEPA
+from bjepa.model.masking import ScanMask, sample_mask
+from bjepa.model.train_step import autocast
+
+MONITOR = 3  # the seed's stream, beside those of the dataset
+NAMES = (
+    "target_std",
+    "prediction_std",
+    "effective_rank",
+    "target_scan_share",
+    "prediction_r2_over_position",
+)
+
+
+class Monitor:
+    """The middle windows of up to `train.monitor_scans` scans, and one mask, the same in all epochs."""
+
+    def __init__(self, dataset: ShardDataset, recipe: Recipe) -> None:
+        self.dataset, self.series = dataset, _one_a_participant(dataset, recipe.train.monitor_scans)
+        self.mask: ScanMask = sample_mask(
+            recipe.model.n_rois,
+            recipe.model.n_patches,
+            config=recipe.mask,
+            generator=torch_generator(MONITOR, recipe.train.seed),
+        )
+
+    @torch.no_grad()
+    def __call__(self, jepa: JEPA, *, device: torch.device, precision: str) -> dict[str, float]:
+        """NAMES -> value; NaN where there are fewer than two scans to compare."""
+        if len(self.series) < 2:
+            return dict.fromkeys(NAMES, math.nan)
+        context = self.mask.context_index[None].to(device)
+        target = self.mask.target_index[None].to(device)
+        predicted, targets = [], []
+        for series in self.series:  # one at a time: a look must not need more memory than a step
+            length = int(self.dataset.reader.series_length[series])
+            start = (length - self.dataset.n_frames) // 2
+            clip = self.dataset.reader.read(series, start, self.dataset.n_frames)  # (L, R)
+            x_BRL = torch.from_numpy(np.ascontiguousarray(clip.T))[None].to(device)
+            with autocast(device, precision):
+                prediction, wanted = jepa(x_BRL, context, target)
+            predicted.append(prediction[0].cpu())
+            targets.append(wanted[0].cpu())
+        return describe(torch.stack(predicted), torch.stack(targets))
+
+
+def describe(predicted_SMD: Tensor, targets_SMD: Tensor) -> dict[str, float]:
+    """The monitors of S >= 2 scans at the same M tokens."""
+    predicted, targets = predicted_SMD.double(), targets_SMD.double()
+    within, between = variance_parts(targets)
+    n_scans = len(targets)
+    # leave one out: the scan itself is not in the mean it is compared with
+    others = (targets.sum(dim=0) - targets) / (n_scans - 1)
+    error, baseline = (predicted - targets).square().sum(), (others - targets).square().sum()
+    values = {
+        "target_std": _std_over_tokens(targets),
+        "prediction_std": _std_over_tokens(predicted),
+        "effective_rank": effective_rank(targets.flatten(0, 1)),
+        "target_scan_share": within / (within + between) if within + between > 0 else math.nan,
+        "prediction_r2_over_position": float(1 - error / baseline) if baseline > 0 else math.nan,
+    }
+    assert tuple(values) == NAMES
+    return values
+
+
+def variance_parts(tokens_SMD: Tensor) -> tuple[float, float]:
+    """Variance between scans at a token, and between tokens, summed over features; both without bias."""
+    within = tokens_SMD.var(dim=0, correction=1).mean(dim=0)  # (D,)
+    # the mean of S scans still varies by within / S; that much of its variance is not position
+    means = tokens_SMD.mean(dim=0)  # (M, D)
+    between = means.var(dim=0, correction=1) - within / len(tokens_SMD)
+    return float(within.sum()), float(between.clamp(min=0).sum())
+
+
+def effective_rank(tokens_nD: Tensor) -> float:
+    """exp of the entropy of the singular values of the centred tokens, from 1 to D (Roy & Vetterli 2007)."""
+    covariance = torch.cov(tokens_nD.T)  # (D, D)
+    singular = torch.linalg.eigvalsh(covariance).clamp(min=0).sqrt()
+    if not singular.sum() > 0:
+        return 1.0
+    share = singular / singular.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def _std_over_tokens(tokens_SMD: Tensor) -> float:
+    return float(tokens_SMD.flatten(0, 1).std(dim=0).mean())
+
+
+def _one_a_participant(dataset: ShardDataset, most: int) -> list[int]:
+    """Numbers of series of up to `most` different participants, spread over the data."""
+    scans = dataset.reader.series_scan[dataset.series]
+    names = np.array(dataset.reader.scans["participant_id"])[scans]
+    _, first = np.unique(names, return_index=True)
+    first.sort()
+    chosen = first[np.linspace(0, len(first) - 1, min(most, len(first))).astype(int)] if most else first[:0]
+    return [int(s) for s in dataset.series[chosen]]
