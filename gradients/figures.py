@@ -23,7 +23,7 @@ NETWORK_COLOURS = {
     "Limbic": "#a9b665",
     "Cont": "#e69422",
     "Default": "#cd3e4e",
-    "Subcortex": "#6b7280",
+    "Subcortex": "#1f2328",
 }
 _BAR = "#1f5fa8"
 
@@ -54,6 +54,8 @@ def matrices(fc: NDArray[np.float64], affinity: NDArray[np.float64], networks: l
             middles = (edges[:-1] + edges[1:] - 1) / 2
             axes.set_xticks(middles, labels, rotation=55, ha="right", rotation_mode="anchor")
             axes.set_yticks(middles, labels)
+        else:
+            axes.set_xlabel("region, in the order of the columns")
     return figure
 
 
@@ -88,6 +90,7 @@ def plane(gradients: NDArray[np.float64], networks: list[str] | None) -> Figure:
             )
         axes.axhline(0, color="#bbb", linewidth=0.6, zorder=0)
         axes.axvline(0, color="#bbb", linewidth=0.6, zorder=0)
+        axes.locator_params(nbins=6)
         axes.set_xlabel(f"gradient {first + 1}")
         axes.set_ylabel(f"gradient {second + 1}")
         axes.spines[["top", "right"]].set_visible(False)
@@ -149,18 +152,18 @@ def _slices(gradients: NDArray[np.float64], labels_img: Any) -> Figure:
     nib: Any = nibabel
     labels = np.asarray(labels_img.dataobj) > 0
     z = nib.affines.apply_affine(labels_img.affine, np.argwhere(labels))[:, 2]  # mm, of labelled voxels
-    cuts = np.linspace(*np.quantile(z, [0.06, 0.97]), 7)
+    cuts = np.linspace(np.quantile(z, 0.06), np.quantile(z, 0.97), 7)
     n_maps = gradients.shape[1]
     with _agg():
         import matplotlib.pyplot as plt
 
         figure = plt.figure(figsize=(11, 2.1 * n_maps))
         for number in range(n_maps):
-            axes = figure.add_axes((0.0, 1 - (number + 1) / n_maps, 1.0, 0.97 / n_maps))
+            axes = figure.add_axes((0.0, 1 - (number + 1) / n_maps, 0.97, 0.95 / n_maps))
             painted = paint(gradients[:, [number]], labels_img)[..., 0].astype(np.float32)
             display = plotting.plot_stat_map(
                 nib.Nifti1Image(painted, labels_img.affine),
-                bg_img=nib.Nifti1Image(labels.astype(np.float32), labels_img.affine),
+                bg_img=None,
                 display_mode="z",
                 cut_coords=[round(float(cut)) for cut in cuts],
                 axes=axes,
@@ -169,7 +172,7 @@ def _slices(gradients: NDArray[np.float64], labels_img: Any) -> Figure:
                 cmap="RdBu_r",
                 vmax=float(np.quantile(np.abs(gradients[:, number]), 0.98)),
                 resampling_interpolation="nearest",
-                threshold=None,
+                threshold=1e-12,  # 0 is outside the label volume
                 dim=0,
             )
             display.title(f"gradient {number + 1}", size=11, x=0.0, y=1.0, color="#1c2430", bgcolor="white")
@@ -242,7 +245,8 @@ def cross_check_figure(check: dict[str, Any]) -> Figure:
         number, check["abs_r_min_over_seeds"], "_", color="#a8201f", markersize=9, label="lowest of seeds 0-4"
     )
     left.set_ylabel("|r| with BrainSpace's component")
-    left.set_ylim(min(0.98, min(check["abs_r_min_over_seeds"]) - 0.005), 1.002)
+    span = max(1 - min(check["abs_r_min_over_seeds"]), 1e-3)
+    left.set_ylim(1 - 1.15 * span, 1 + 0.1 * span)
     right.semilogy(
         number, check["residual_brainspace"], "o-", color="#e69422", label="BrainSpace", markersize=4
     )
