@@ -337,7 +337,8 @@ def _why(run: _Run, error: NonFiniteLossError) -> str:
     named = f" in {', '.join(scans[:8])}{' …' if len(scans) > 8 else ''}" if scans else ""
     return (
         f"Update {run.update + 1}: {error}{named}. Stopped before the weights were changed; the last "
-        "checkpoint is good. If the scans hold finite numbers, lower optimizer.lr, or set optimizer.max_grad_norm=1."
+        "checkpoint is good. If the scans hold finite numbers, lower optimizer.lr, or set "
+        "optimizer.max_grad_norm=1."
     )
 
 
