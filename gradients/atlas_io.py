@@ -78,7 +78,8 @@ def _read_tsv(path: Path) -> NDArray[np.float64]:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, sep="\t", float_precision="round_trip")
+        # as text first: pandas' own parser is not exact to the last digit in every version
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
         columns = [name for name in table.columns if str(name).startswith("gradient_")]
         values = table[columns].to_numpy(dtype=np.float64)
     except ValueError as error:

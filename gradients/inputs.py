@@ -26,6 +26,7 @@ from bjepa.preproc.shards import ShardReader
 
 log = logging.getLogger(__name__)
 
+MIN_ROIS = 3  # with two there is one edge and no profile to compare
 Maps = Iterable[NDArray[np.float64]]
 Progress = Callable[[Maps, int], Maps]  # wraps the maps of so many scans
 
@@ -157,9 +158,9 @@ def _is_series(table: Table, path: Path) -> bool:
         return True
     if n_rows == n_columns:
         return False
-    n = min(n_rows, n_columns)
+    n = min(n_rows, n_columns, 4)  # a lost line leaves the first or the last corner symmetric
     corners = (table.values[:n, :n], table.values[-n:, -n:])
-    if table.key in MATRIX_NAMES or (n > 2 and any(np.array_equal(c, c.T) for c in corners)):
+    if table.key in MATRIX_NAMES or (n > 2 and any(map(_looks_symmetric, corners))):
         raise InputError(
             f"{path} holds a connectivity matrix that is not square: {n_rows} x {n_columns}.",
             hint="Rows and columns must be the same regions; look for a lost or an extra line.",
@@ -167,11 +168,17 @@ def _is_series(table: Table, path: Path) -> bool:
     return True
 
 
+def _looks_symmetric(corner: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(corner) > 0 and np.allclose(corner, corner.T, rtol=0, atol=1e-6 * np.ptp(corner)))
+
+
 def check_connectivity(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
     """A square matrix as connectivity: finite, symmetric (to 1e-6 of its largest value), no region without.
 
     The diagonal is left as it is. Returns the mean of matrix and transpose, so that rounding does not matter.
     """
+    if len(values) < MIN_ROIS:
+        raise InputError(f"{path} has {len(values)} regions; connectivity needs at least {MIN_ROIS}.")
     bad = ~np.isfinite(values)
     if bad.any():
         row, column = np.argwhere(bad)[0] + 1
@@ -192,7 +199,7 @@ def check_connectivity(values: NDArray[np.float64], path: Path) -> NDArray[np.fl
         )
     off_diagonal = values[~np.eye(len(values), dtype=bool)].reshape(len(values), -1)  # (R, R - 1)
     constant = np.flatnonzero((off_diagonal == off_diagonal[:, :1]).all(axis=1)) + 1
-    if len(values) > 2 and len(constant):
+    if len(constant):
         raise InputError(
             f"{path}: regions {constant[:12].tolist()} ({len(constant)} in all, counted from 1) have the "
             "same connectivity with every other region: no signal.",

@@ -1,0 +1,285 @@
+"""bjepa-gradients as a user runs it: files, cross-check, alignment, exit statuses, nothing half-done."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+
+from bjepa.cli.gradients import main
+from bjepa.gradients import compute_affinity, diffusion_map, functional_connectivity, load_gradients
+from bjepa.preproc.shards import ROI_COLUMNS, ShardReader, ShardScan, write_shard
+
+nib: Any = nibabel
+N_ROIS, SHA256 = 24, "ab" * 32
+AFFINE = np.array([[0, -3, 0, 41], [2.5, 0, 0, -60], [0, 0, 4, 12], [0, 0, 0, 1]])  # 3 voxel sizes
+NETWORKS = ["Vis", "SomMot", "Default", "Subcortex"]
+HCP = "data/group_fc/brainspace_main_group_schaefer_400_7Networks_mean_connectivity.csv"
+
+
+def label_volume() -> NDArray[np.int16]:
+    labels = np.zeros((5, 7, 6), dtype=np.int16)
+    labels[1:4, 1:5, 1:5] = np.repeat(np.arange(1, N_ROIS + 1), 2).reshape(3, 4, 4)
+    return labels
+
+
+def study(folder: Path, *, volume: bool = True, seed: int = 0) -> Path:
+    """An output folder of bjepa-preprocess with three participants, 24 regions on a ring."""
+    rng = np.random.default_rng(seed)
+    angle = 2 * np.pi * np.arange(N_ROIS) / N_ROIS
+    mixing = np.stack([np.cos(k * angle + k) / k for k in range(1, 7)])  # (6, 24)
+    rois: dict[str, Sequence[str]] = {c: [f"{c}-{n}" for n in range(N_ROIS)] for c in ROI_COLUMNS}
+    rois["network7"] = [NETWORKS[n // 6] for n in range(N_ROIS)]
+    scans = []
+    for number, person in enumerate(("sub-a", "b", "c")):
+        phases = [rng.normal(size=(60, 6)) @ mixing + 0.4 * rng.normal(size=(60, N_ROIS)) for _ in range(2)]
+        scans.append(
+            ShardScan(
+                entities=dict(scan_id=f"s{number}", participant_id=person, session="", task="rest", run=""),
+                t_r=1.0,
+                t_r_out=2.0,
+                valid=np.arange(N_ROIS) != (7 if number == 1 else -1),
+                phases=[phase.astype(np.float32) for phase in phases],
+            )
+        )
+    write_shard(
+        folder / "shards/shard-00000.h5",
+        scans,
+        atlas="ring",
+        atlas_sha256=SHA256,
+        rois=rois,
+        median=np.zeros(N_ROIS),
+        iqr=np.ones(N_ROIS),
+        scaling="none",
+        target_t_r=2.0,
+    )
+    table = pd.DataFrame({"index": range(1, N_ROIS + 1), **rois})
+    table[["x", "y", "z"]] = np.stack([40 * np.cos(angle), 50 * np.sin(angle), 10 * angle], axis=1)
+    table["n_voxels"] = 2
+    (folder / "atlas").mkdir()
+    table.to_csv(folder / "atlas/atlas.tsv", sep="\t", index=False)
+    description = {"name": "ring", "order": "-", "space": "-", "sha256": SHA256}
+    (folder / "atlas/atlas.json").write_text(json.dumps(description))
+    if volume:
+        nib.save(nib.Nifti1Image(label_volume(), AFFINE), folder / "atlas/atlas.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds saved where the report is not what is tested."""
+    monkeypatch.setattr("bjepa.gradients.report.write_report", lambda folder, run: None)
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = study(tmp_path / "study"), tmp_path / "out"
+    assert main([str(source), str(out), "--n-components", "4", "--sparsity", "0.5", "--cross-check"]) == 0
+    tables = [f"gradients.{suffix}" for suffix in ("csv", "h5", "nii.gz", "tsv")]
+    files = ["cross_check.json", "eigenvalues.tsv", "figures", *tables, "report.html"]
+    assert sorted(p.name for p in out.iterdir()) == files
+    pictures = "brain.png connectivity.png cross_check.png eigenvalues.png plane.png"
+    assert sorted(p.name for p in (out / "figures").iterdir()) == pictures.split()
+
+    fc = functional_connectivity(ShardReader(source))
+    expected = diffusion_map(compute_affinity(fc, sparsity=0.5), n_components=4)
+    values = np.loadtxt(out / "gradients.csv", delimiter=",")
+    assert_array_equal(values, expected.gradients)  # to the last digit
+    for name in ("gradients.csv", "gradients.tsv", "gradients.h5"):
+        table = load_gradients(out / name)
+        assert_array_equal(table.values, expected.gradients)
+        assert table.atlas_sha256 == SHA256
+
+    with h5py.File(out / "gradients.h5") as file:
+        assert_array_equal(file["eigenvalues"][()], expected.eigenvalues)
+        assert_array_equal(file["fc_mean"][()], fc)
+        assert file["affinity"].shape == (N_ROIS, N_ROIS)
+        stored = dict(file.attrs)
+    wanted: dict[str, Any] = {
+        "n_scans": 3,
+        "n_participants": 3,
+        "sparsity": 0.5,
+        "alpha": 0.5,
+        "diffusion_time": 0,
+    }
+    wanted |= {
+        "kernel": "normalized_angle",
+        "scale_by_eigenvalues": True,
+        "alignment": "none",
+        "atlas": "ring",
+    }
+    assert {key: stored[key] for key in wanted} == wanted
+
+    table = pd.read_csv(out / "gradients.tsv", sep="\t")
+    assert list(table.columns[:6]) == ["index", *ROI_COLUMNS]
+    assert list(table.columns[-4:]) == [f"gradient_{n}" for n in (1, 2, 3, 4)]
+    image = nib.load(out / "gradients.nii.gz")
+    labels = label_volume()
+    assert image.shape == (*labels.shape, 4)
+    assert_allclose(image.affine, AFFINE)
+    assert_allclose(
+        np.asarray(image.dataobj)[labels > 0], expected.gradients[labels[labels > 0] - 1], rtol=1e-6
+    )
+    assert (np.asarray(image.dataobj)[labels == 0] == 0).all()
+    assert len(text(out / "eigenvalues.tsv").splitlines()) == 5
+
+    check = json.loads(text(out / "cross_check.json"))
+    assert sorted(check) == sorted(
+        "affinity_max_abs_diff abs_r abs_r_min_over_seeds eigenvalue_rel_diff residual residual_brainspace "
+        "subspace_cosine_min versions agrees".split()
+    )
+    assert [len(check[k]) for k in ("abs_r", "abs_r_min_over_seeds", "eigenvalue_rel_diff")] == [4, 4, 4]
+    assert max(check["residual"]) < 1e-10 < max(check["residual_brainspace"])
+    assert check["affinity_max_abs_diff"] < 1e-6
+    page = text(out / "report.html")
+    assert "Cross-check with BrainSpace" in page and "3</b><span>scans" in page
+    assert "gradients of 24 regions" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("without_report")
+def test_the_command_agrees_with_brainspace_on_real_connectivity(shared: Path, tmp_path: Path) -> None:
+    assert main([str(shared / HCP), str(tmp_path / "out"), "--cross-check", "--n-components", "30"]) == 0
+    check = json.loads(text(tmp_path / "out/cross_check.json"))
+    assert check["agrees"] is True
+    assert check["subspace_cosine_min"] >= 0.999
+    assert max(check["residual_brainspace"]) > 0.1  # its solver is not exact
+    assert min(check["abs_r_min_over_seeds"]) < min(check["abs_r"]) <= 1
+    assert not (tmp_path / "out/gradients.nii.gz").exists()
+
+
+@pytest.mark.usefixtures("without_report")
+def test_alignment_and_participants(tmp_path: Path) -> None:
+    source = study(tmp_path / "study")
+    (tmp_path / "people.txt").write_text("a\nc\n")
+    common = [str(source), "--n-components", "3", "--sparsity", "0.4"]
+    assert main([*common, str(tmp_path / "all")]) == 0
+    some = [*common, "--participants", str(tmp_path / "people.txt")]
+    assert main([*some, str(tmp_path / "some")]) == 0
+    assert main([*some, str(tmp_path / "turned"), "--align-to", str(tmp_path / "all/gradients.tsv")]) == 0
+    every, free, turned = (
+        load_gradients(tmp_path / n / "gradients.h5").values for n in ("all", "some", "turned")
+    )
+    assert np.linalg.norm(turned - every) < np.linalg.norm(free - every)
+    assert_allclose(turned @ turned.T, free @ free.T, atol=1e-12)
+    with h5py.File(tmp_path / "turned/gradients.h5") as file:
+        assert (file.attrs["n_scans"], file.attrs["alignment"], file.attrs["align_to"]) == (
+            2,
+            "procrustes",
+            "gradients.tsv",
+        )
+
+
+def test_without_a_volume_regions_are_drawn_at_their_coordinates(tmp_path: Path) -> None:
+    source = study(tmp_path / "study", volume=False)
+    out = tmp_path / "out"
+    shape = "--kernel cosine --alpha 1 --diffusion-time 2 --scale-by-eigenvalues false --sparsity 0.2"
+    assert main([str(source), str(out), "--n-components", "2", *shape.split()]) == 0
+    assert (out / "figures/brain.png").is_file()
+    assert not (out / "gradients.nii.gz").exists()
+    expected = diffusion_map(
+        compute_affinity(functional_connectivity(ShardReader(source)), kernel="cosine", sparsity=0.2),
+        n_components=2,
+        alpha=1,
+        diffusion_time=2,
+        scale_by_eigenvalues=False,
+    )
+    assert_array_equal(load_gradients(out / "gradients.csv").values, expected.gradients)
+
+
+@pytest.mark.usefixtures("without_report")
+def test_shards_without_an_atlas_folder_keep_their_names(tmp_path: Path) -> None:
+    source = study(tmp_path / "study")
+    for file in (source / "atlas").iterdir():
+        file.unlink()
+    out, nothing = tmp_path / "out", tmp_path / "nothing"
+    nothing.mkdir()
+    shard = str(source / "shards/shard-00000.h5")
+    assert (
+        main([shard, str(out), "--n-components", "2", "--sparsity", "0.2", "--atlas-dir", str(nothing)]) == 0
+    )
+    table = pd.read_csv(out / "gradients.tsv", sep="\t")
+    assert list(table["network7"].unique()) == NETWORKS
+
+
+def test_a_second_run_leaves_no_file_of_the_first(tmp_path: Path) -> None:
+    source, out = study(tmp_path / "study"), tmp_path / "out"
+    common = ["--n-components", "2", "--sparsity", "0.2"]
+    assert main([str(source), str(out), *common, "--cross-check"]) == 0
+    np.save(tmp_path / "fc.npy", functional_connectivity(ShardReader(source)))
+    assert main([str(tmp_path / "fc.npy"), str(out), "--n-components", "1", "--sparsity", "0.2"]) == 0
+    assert not any(
+        (out / name).exists() for name in ("cross_check.json", "gradients.nii.gz", "figures/plane.png")
+    )
+    assert load_gradients(out / "gradients.csv").values.shape == (N_ROIS, 1)
+    assert load_gradients(out / "gradients.csv").atlas_sha256 is None
+
+
+@pytest.mark.usefixtures("without_report")
+def test_refused_input_exits_2_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = study(tmp_path / "study"), tmp_path / "out"
+    (tmp_path / "file").write_text("x")
+    small = tmp_path / "small.csv"
+    np.savetxt(small, np.ones((5, 2)), delimiter=",")
+    assert main([str(study(tmp_path / "other")), str(tmp_path / "theirs"), "--n-components", "2"]) == 0
+    theirs = tmp_path / "theirs/gradients.h5"
+    with h5py.File(theirs, "a") as file:
+        file.attrs["atlas_sha256"] = "cd" * 32
+    capsys.readouterr()
+    refused = [
+        ([], "at most 23 for 24 regions"),
+        (["--n-components", "0"], "at least 1"),
+        (["--n-components", "-3"], "at least 1"),
+        (["--n-components", "23", "--cross-check"], "BrainSpace computes at most 22"),
+        (["--n-components", "2", "--sparsity", "90"], "It is a share"),
+        (["--n-components", "2", "--alignment", "procrustes"], "needs --align-to"),
+        (["--alignment", "none", "--align-to", str(small)], "contradicts"),
+        (["--n-components", "2", "--align-to", str(small)], "24 regions, the reference 5"),
+        (["--n-components", "2", "--align-to", str(theirs)], "another atlas"),
+        (["--participants", str(tmp_path / "none.tsv")], "not a readable text file"),
+        (["--n-components", "2", "--kernel", "cosine", "--sparsity", "0.96"], "leaves nothing"),
+    ]
+    for options, says in refused:
+        assert main([str(source), str(out), *options]) == 2, options
+        message = capsys.readouterr().err
+        assert says in message, options
+        assert "Traceback" not in message
+        assert not out.exists()
+    assert main([str(source), str(tmp_path / "file"), "--n-components", "2"]) == 2
+    assert main([str(tmp_path / "absent"), str(out)]) == 2
+
+    description = json.loads(text(source / "atlas/atlas.json")) | {"sha256": "00"}
+    (source / "atlas/atlas.json").write_text(json.dumps(description))
+    assert main([str(source), str(out), "--n-components", "2"]) == 2
+    assert "describes another atlas" in capsys.readouterr().err
+    (source / "atlas/atlas.json").write_text("{")
+    assert main([str(source), str(out), "--n-components", "2"]) == 2
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["--surface", "--split-half", "--scale-by-eigenvalues=maybe", "--kernel=angle"]
+)
+def test_usage_errors(tmp_path: Path, option: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path), str(tmp_path / "out"), option])
+    assert stopped.value.code == 2
+
+
+def test_help_is_quick_and_has_examples(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BJEPA_ATLAS_DIR", "/somewhere")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "bjepa-gradients derivatives/bjepa" in capsys.readouterr().out
