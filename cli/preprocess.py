@@ -284,7 +284,8 @@ def _list_plan(
     from bjepa.preproc.resample import stride_of
     from bjepa.preproc.stream import open_bold
 
-    title = f"atlas {atlas.name}, {atlas.n_rois} regions, {atlas.space}; confounds {participant.cleaning.confounds}"
+    confounds = participant.cleaning.confounds
+    title = f"atlas {atlas.name}, {atlas.n_rois} regions, {atlas.space}; confounds {confounds}"
     table = Table("scan", "frames", "TR (s)", "stride", "TR out (s)", "status", title=title)
     failed = 0
     for scan in scans:

@@ -1,0 +1,201 @@
+"""preproc/extract.py, operator.py, stream.py: against nilearn, laws, damage."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.image import resample_img
+from nilearn.maskers import NiftiLabelsMasker
+from numpy.testing import assert_allclose
+
+from bjepa.preproc import InputError, extract_timeseries, load_atlas
+from bjepa.preproc.atlas import Atlas
+from bjepa.preproc.operator import build_operator, cached_operator
+
+SHAPE = (9, 11, 8, 6)  # x y z t, all different
+ATLAS_SHAPE = (12, 10, 14)
+# two oblique grids, three voxel sizes each, one of them left-handed
+AFFINE = np.array([[-3.0, 0.2, 0, 11], [0.1, 0, 3.3, -15], [0, 2.7, 0.1, -12], [0, 0, 0, 1]])
+ATLAS_AFFINE = np.array([[2.0, 0, 0, -13], [0, 2.2, 0, -11], [0, 0, 1.8, -11], [0, 0, 0, 1]])
+LABELS = [3, 130, 131, 400]  # gaps, beyond int8
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    rng = np.random.default_rng(0)
+    labels = np.zeros(ATLAS_SHAPE, np.int16)
+    labels[3:10, 2:8, 3:11] = rng.choice([0, *LABELS], size=(7, 6, 8))
+    folder = tmp_path_factory.mktemp("atlas")
+    nib.save(nib.Nifti1Image(labels, ATLAS_AFFINE), folder / "own.nii.gz")
+    (folder / "own.tsv").write_text("index\tname\n" + "".join(f"{k}\tr{k}\n" for k in LABELS))
+    return load_atlas(folder / "own.nii.gz", space="here", labels_tsv=folder / "own.tsv")
+
+
+def _save(path: Path, data: np.ndarray, affine: np.ndarray, **header: Any) -> Path:
+    image = nib.Nifti1Image(data, affine)
+    zooms = (*image.header.get_zooms()[:3], header.get("t_r", 2.2))
+    image.header.set_zooms(zooms[: data.ndim])
+    image.header.set_xyzt_units("mm", header.get("unit", "sec"))
+    image.set_sform(affine, code=header.get("code", 4))
+    image.set_qform(None, code=0)
+    if "slope" in header:
+        image.header.set_slope_inter(header["slope"], header["inter"])
+    nib.save(image, path)
+    return path
+
+
+def _bold(tmp_path: Path, **kwargs: Any) -> Path:
+    data = np.random.default_rng(1).uniform(50, 200, SHAPE)
+    return _save(tmp_path / "bold.nii.gz", data.astype(np.float32), AFFINE, **kwargs)
+
+
+def _means_by_nilearn(img: Path, atlas: Atlas) -> np.ndarray:
+    moved = resample_img(
+        nib.load(img),
+        target_affine=atlas.labels_img.affine,
+        target_shape=atlas.labels.shape,
+        interpolation="linear",
+        force_resample=True,
+        copy_header=True,
+    ).get_fdata()
+    return np.stack([moved[atlas.labels == k].mean(axis=0) for k in range(1, atlas.n_rois + 1)], axis=1)
+
+
+def test_equals_nilearn_linear_resampling_and_label_means(tmp_path: Path, atlas: Atlas) -> None:
+    scan = extract_timeseries(_bold(tmp_path), atlas)
+    assert scan.timeseries.shape == (6, 4) and scan.timeseries.dtype == np.float32
+    assert_allclose(scan.coverage, 1)
+    assert_allclose(scan.timeseries, _means_by_nilearn(tmp_path / "bold.nii.gz", atlas), rtol=1e-6)
+    assert scan.t_r == pytest.approx(2.2)
+
+
+def test_equals_the_masker_on_its_own_grid(tmp_path: Path, atlas: Atlas) -> None:
+    data = np.random.default_rng(2).uniform(50, 200, (*ATLAS_SHAPE, 5)).astype(np.float32)
+    path = _save(tmp_path / "same.nii", data, ATLAS_AFFINE)
+    masker = NiftiLabelsMasker(atlas.labels_img, standardize=None)
+    assert_allclose(extract_timeseries(path, atlas).timeseries, masker.fit_transform(path), rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", ["007", "018", "107", "112"])
+def test_real_scans_equal_nilearn(shared: Path, number: str) -> None:
+    atlas = load_atlas(space="MNI152NLin6Asym", atlas_dir=shared / "data/atlas")
+    path = shared / f"data/bold4d/gift_lowres_mni/sub-{number}_lowres.nii.gz"
+    scan = extract_timeseries(path, atlas)
+    assert scan.timeseries.shape == (50, 450) and scan.coverage.min() > 0.999
+    expected = _means_by_nilearn(path, atlas)
+    assert np.abs(scan.timeseries / expected - 1).max() <= 1e-6
+
+
+def test_integers_with_slope_and_big_endian(tmp_path: Path, atlas: Atlas) -> None:
+    data = np.random.default_rng(3).integers(-500, 1200, SHAPE).astype(np.int16)
+    plain = _save(tmp_path / "plain.nii.gz", data, AFFINE)
+    _save(tmp_path / "scaled.nii.gz", data, AFFINE, slope=0.25, inter=-3.0)
+    raw = extract_timeseries(plain, atlas).timeseries
+    scaled = nib.load(tmp_path / "scaled.nii.gz")
+    assert scaled.dataobj.slope == 0.25
+    assert_allclose(
+        extract_timeseries(tmp_path / "scaled.nii.gz", atlas).timeseries, 0.25 * raw - 3, rtol=1e-6
+    )
+    big = nib.Nifti1Image(data, AFFINE, nib.load(plain).header.as_byteswapped(">"))
+    nib.save(big, tmp_path / "big.nii")
+    assert extract_timeseries(tmp_path / "big.nii", atlas).timeseries.tolist() == raw.tolist()
+
+
+def test_law_any_storage_orientation_gives_the_same_means(tmp_path: Path, atlas: Atlas) -> None:
+    image = nib.load(_bold(tmp_path))
+    turned = image.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    first = extract_timeseries(tmp_path / "bold.nii.gz", atlas).timeseries
+    assert_allclose(extract_timeseries(tmp_path / "turned.nii.gz", atlas).timeseries, first, rtol=1e-6)
+
+
+def test_law_a_constant_image_has_constant_means_whatever_is_covered(tmp_path: Path, atlas: Atlas) -> None:
+    data = np.full(SHAPE, 700, np.int16)
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 9  # part of the atlas is outside now
+    scan = extract_timeseries(_save(tmp_path / "c.nii", data, shifted), atlas)
+    assert 0.2 < scan.coverage.min() < 0.95
+    assert_allclose(scan.timeseries, 700, rtol=1e-6)
+
+
+def test_voxels_at_zero_outside_the_mask_or_not_finite_are_left_out(tmp_path: Path, atlas: Atlas) -> None:
+    data = np.random.default_rng(4).uniform(50, 200, SHAPE).astype(np.float32)
+    mask = np.ones(SHAPE[:3], np.uint8)
+    mask[:, :5] = 0
+    zeroed, poisoned = data * mask[..., None], data.copy()
+    poisoned[:, :5, :, 3] = np.nan  # bad in one frame only: out in all
+    nib.save(nib.Nifti1Image(mask, AFFINE), tmp_path / "mask.nii.gz")
+    masked = extract_timeseries(_save(tmp_path / "a.nii", data, AFFINE), atlas, tmp_path / "mask.nii.gz")
+    zero = extract_timeseries(_save(tmp_path / "b.nii", zeroed, AFFINE), atlas)
+    nan = extract_timeseries(_save(tmp_path / "c.nii", poisoned, AFFINE), atlas)
+    assert masked.coverage.max() < 1 and nan.n_invalid_voxels > 0
+    for other in (zero, nan):
+        assert_allclose(other.timeseries, masked.timeseries, rtol=1e-6)
+        assert_allclose(other.coverage, masked.coverage, rtol=1e-12)
+
+
+def test_a_region_outside_keeps_its_column(tmp_path: Path, atlas: Atlas) -> None:
+    far = AFFINE.copy()
+    far[:3, 3] += 500
+    scan = extract_timeseries(_save(tmp_path / "far.nii", np.ones(SHAPE, np.int16), far), atlas)
+    assert scan.coverage.tolist() == [0] * 4 and np.isnan(scan.timeseries).all()
+
+
+def test_operator_cache_gives_the_same_operator(tmp_path: Path, atlas: Atlas) -> None:
+    built = build_operator(atlas, SHAPE[:3], AFFINE)
+    for _ in range(2):  # written, then read
+        kept = cached_operator(atlas, SHAPE[:3], AFFINE, tmp_path)
+        assert (kept.voxels == built.voxels).all() and (kept.weights != built.weights).nnz == 0
+    assert len(list(tmp_path.iterdir())) == 1
+    cached_operator(atlas, SHAPE[:3], ATLAS_AFFINE, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_refuses_what_is_not_an_oriented_4d_series(tmp_path: Path, atlas: Atlas, shared: Path) -> None:
+    cases = {
+        "4D series": _save(tmp_path / "three.nii", np.ones(SHAPE[:3], np.int16), AFFINE),
+        "no orientation": shared / "data/bold4d/native_no_affine/filtered_func_data.nii.gz",
+        "does not exist": tmp_path / "absent.nii",
+        "complex": _save(tmp_path / "cplx.nii", np.ones(SHAPE, np.complex64), AFFINE),
+    }
+    (tmp_path / "text.nii.gz").write_text("not an image " * 50)
+    cases["not a readable NIfTI"] = tmp_path / "text.nii.gz"
+    for says, path in cases.items():
+        with pytest.raises(InputError, match=says):
+            extract_timeseries(path, atlas)
+
+
+def test_refuses_truncated_and_altered_files(tmp_path: Path, atlas: Atlas) -> None:
+    whole = gzip.decompress(_bold(tmp_path).read_bytes())
+    (tmp_path / "short.nii").write_bytes(whole[:-100])
+    with pytest.raises(InputError, match=r"header says 6 volumes, it ends within volume 6"):
+        extract_timeseries(tmp_path / "short.nii", atlas)
+    packed = bytearray(gzip.compress(whole, 1))
+    (tmp_path / "cut.nii.gz").write_bytes(packed[: len(packed) // 2])
+    packed[-7] ^= 1  # the stored checksum
+    (tmp_path / "crc.nii.gz").write_bytes(packed)
+    for name in ("cut.nii.gz", "crc.nii.gz"):
+        with pytest.raises(InputError, match="damaged"):
+            extract_timeseries(tmp_path / name, atlas)
+
+
+def test_mask_on_another_grid_is_refused(tmp_path: Path, atlas: Atlas) -> None:
+    nib.save(nib.Nifti1Image(np.ones(SHAPE[:3], np.uint8), AFFINE + 0.5), tmp_path / "mask.nii")
+    with pytest.raises(InputError, match="not on the grid"):
+        extract_timeseries(_bold(tmp_path), atlas, tmp_path / "mask.nii")
+
+
+@pytest.mark.parametrize(
+    ("unit", "t_r", "expected"), [("msec", 2200, 2.2), ("unknown", 2.2, None), ("sec", 0, None)]
+)
+def test_header_t_r(tmp_path: Path, atlas: Atlas, unit: str, t_r: float, expected: float | None) -> None:
+    scan = extract_timeseries(_bold(tmp_path, unit=unit, t_r=t_r), atlas)
+    assert scan.t_r == (expected if expected is None else pytest.approx(expected))
+
+
+def test_table_of_the_atlas_follows_the_file(atlas: Atlas) -> None:
+    assert isinstance(atlas.table, pd.DataFrame) and atlas.table["name"].tolist() == [f"r{k}" for k in LABELS]
