@@ -72,8 +72,8 @@ def test_whole_command(bold: Path, tmp_path: Path, atlas_options: list[str]) -> 
     assert _run(bold, out, *atlas_options) == 0
     scans = pd.read_csv(out / "scans.tsv", sep="\t")
     columns = (
-        "scan_id participant_id session task run source space t_r stride t_r_out n_frames_in n_frames n_phases "
-        "shard fd_mean tsnr_median coverage_min n_missing_rois"
+        "scan_id participant_id session task run source space t_r stride t_r_out n_frames_in n_frames "
+        "n_phases shard fd_mean tsnr_median coverage_min n_missing_rois"
     )
     assert list(scans.columns) == columns.split()
     assert scans["stride"].tolist() == [3, 1, 1] and scans["n_frames"].tolist() == [11, 13, 17]

@@ -25,7 +25,7 @@ NO_CONFOUNDS = Confounds(None, 0, None)
 @pytest.fixture
 def series() -> np.ndarray:
     walk = np.random.default_rng(0).normal(size=(T, R)).cumsum(axis=0)
-    series = (walk + np.array([10, 200, -30, 4000, 55])).astype(np.float32)
+    series: np.ndarray = (walk + np.array([10, 200, -30, 4000, 55])).astype(np.float32)
     series.flags.writeable = False
     return series
 
