@@ -174,7 +174,9 @@ def _slices(gradients: NDArray[np.float64], labels_img: Any) -> Figure:
                 resampling_interpolation="nearest",
                 threshold=1e-12,  # 0 is outside the label volume
                 dim=0,
+                annotate=False,
             )
+            display.annotate(size=8)
             display.title(f"gradient {number + 1}", size=11, x=0.0, y=1.0, color="#1c2430", bgcolor="white")
         plt.close(figure)
     drawn: Figure = figure

@@ -103,6 +103,8 @@ def _read_text(path: Path, *, delimiter: str) -> Table:
     header = None
     if not all(_is_number(cell) for cell in rows[0]) or (rows[0][0].strip() == "" and len(rows[0]) > 1):
         header, rows = [cell.strip() for cell in rows[0]], rows[1:]
+    elif len(rows[0]) > 2 and _counts(rows[0]):
+        rows = rows[1:]  # a header of numbers 0, 1, 2, ... or 1, 2, 3, ... as pandas writes it, not a frame
     n_columns = len(rows[0]) if rows else 0
     uneven = [number for number, row in enumerate(rows) if len(row) != n_columns]
     if not rows or uneven:
@@ -121,6 +123,12 @@ def _read_text(path: Path, *, delimiter: str) -> Table:
     if not values.size:
         raise InputError(f"{path} holds no numbers.")
     return Table(values, header if header is not None and len(header) == values.shape[1] else None, None)
+
+
+def _counts(cells: list[str]) -> bool:
+    """Whether cells count up by one from 0 or 1, in whole numbers."""
+    texts = [cell.strip() for cell in cells]
+    return any(texts == [str(start + n) for n in range(len(texts))] for start in (0, 1))
 
 
 def _number(cell: str) -> float:

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from bjepa.gradients.atlas_io import load_gradients
-from bjepa.gradients.inputs import read_connectivity, read_participants
+from bjepa.gradients.inputs import looks_transposed, read_connectivity, read_participants
 from bjepa.gradients.tables import read_table
 from bjepa.preproc.errors import InputError
 
@@ -63,6 +63,15 @@ def test_series_with_header_index_and_missing_cells(tmp_path: Path) -> None:
     assert_allclose(table.values, [[0, 1, np.nan, 2.5], [0.8, 3, np.nan, 1e-3]])
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_header_of_numbers_is_no_frame(tmp_path: Path, start: int) -> None:
+    header = ",".join(str(start + n) for n in range(4))
+    table = read_table(write(tmp_path / "x.csv", f"{header}\n5,6,7,8.5\n"))
+    assert table.columns is None
+    assert_allclose(table.values, [[5, 6, 7, 8.5]])
+    assert read_table(write(tmp_path / "y.csv", f"{header}.5\n5,6,7,8\n")).values.shape == (2, 4)
+
+
 def test_a_folder_of_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(0)
     scans = {f"sub-{n}": rng.normal(size=(30 + n, 4)) for n in (1, 2, 10)}
@@ -89,6 +98,19 @@ def test_one_file_of_series(tmp_path: Path) -> None:
     assert_allclose(
         read_connectivity(tmp_path / "x.npz").fc, np.arctanh(np.corrcoef(scan.T) - np.eye(7)), atol=1e-12
     )
+
+
+def test_warns_of_columns_that_look_like_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slow = np.random.default_rng(0).normal(size=(60, 9)).cumsum(axis=0)  # smooth over frames
+    slow[:, 4] = 3  # constant: no opinion
+    slow[:, 5] = np.nan
+    assert not looks_transposed(slow)
+    assert looks_transposed(slow.T[[0, 1, 2, 3, 6, 7, 8]])
+    assert not looks_transposed(np.random.default_rng(1).normal(size=(9, 60)))
+    assert not looks_transposed(np.ones((4, 3)))
+    np.save(tmp_path / "x.npy", slow[:, :4].T)
+    read_connectivity(tmp_path / "x.npy")
+    assert "transpose the tables" in caplog.text
 
 
 def broken(fc: Array, **changes: float) -> Array:
