@@ -4,7 +4,7 @@ A diffusion map fixes its components up to sign, and components of nearly equal 
 among themselves. An orthogonal turn (rotation with reflection) changes neither the distances between regions
 nor the space that the components span.
 
-Source: Langs et al. 2015, doi:10.1007/978-3-319-19992-4_25; as `procrustes` of BrainSpace with its defaults
+Source: Schönemann 1966, doi:10.1007/BF02289451; as `procrustes` of BrainSpace with its defaults
 (neither centred nor rescaled).
 """
 
