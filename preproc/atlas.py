@@ -125,7 +125,7 @@ def load_atlas(
     parts = [_part(part) for part in str(name).split("+")]
     if len({part.published for part in parts}) < len(parts):
         raise InputError(f"atlas {name!r} names the same parcels twice.", hint="Give each part once.")
-    folder = Path(atlas_dir) if atlas_dir is not None else None
+    folder = Path(atlas_dir).expanduser() if atlas_dir is not None else None
     volumes = atlas_files.find_volumes({part.published for part in parts}, space, folder)
     return _assemble(str(name), space, parts, volumes)
 
