@@ -6,7 +6,10 @@ Order of operations, everything fitted on the participants that train and on nob
      training rows, so nothing is lost, and 100,000 edges become as many columns as there are participants
   3. ridge (regression) or logistic regression (classification)
 The penalty is chosen from PENALTIES by cross-validation over folds inside the development part, on mean
-squared error or log loss; the chosen model is fitted to the whole development part.
+squared error or log loss: the strongest one whose loss is within half a standard error (over folds) of the
+lowest. The model is then fitted to the whole development part. A full standard error (Breiman et al. 1984,
+"Classification and Regression Trees", section 3.4) is too careful here: on 104 connectomes, 8 seeds, mean R²
+of age is 0.452 with none, 0.451 with half and 0.420 with one; mean AUC of adult or child 0.942, 0.945, 0.946.
 
 Penalties are given per feature, that is in units of the mean squared length of a standardised row, so that
 one grid serves 32 embedding features and 100,000 edges alike. scikit-learn's alpha is penalty * D, its C the
@@ -21,7 +24,8 @@ from numpy.typing import NDArray
 
 from bjepa.model.evaluation.cohort import Task
 
-PENALTIES = np.logspace(3, -3, 13)  # from the strongest: of equally good ones the simplest model wins
+PENALTIES = np.logspace(3, -3, 13)  # from the strongest to the weakest
+TOLERANCE = 0.5  # standard errors
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,17 @@ def linear_readout(
             features[~held_out], target[~held_out], features[held_out], PENALTIES, task=task
         )
         losses[i] = [_loss(target[held_out], p, task) for p in predictions]
-    # mean over folds of equal weight; they differ by a participant or two in size
-    penalty = float(PENALTIES[losses.mean(axis=0).argmin()])
+    penalty = _strongest_of_the_good(losses)
     (prediction,) = _predict_all(features, target, test_features, np.array([penalty]), task=task)
     return Readout(prediction, penalty)
+
+
+def _strongest_of_the_good(losses: NDArray[np.float64]) -> float:
+    """The penalty, from losses (n_folds, n_penalties); folds count alike, they hardly differ in size."""
+    mean = losses.mean(axis=0)
+    error = losses.std(axis=0, ddof=1) / np.sqrt(len(losses))
+    best = mean.argmin()
+    return float(PENALTIES[np.flatnonzero(mean <= mean[best] + TOLERANCE * error[best])[0]])
 
 
 def _predict_all(
@@ -84,7 +95,8 @@ def _predict_all(
             fitted = Ridge(alpha=alpha).fit(rotated, target)
             predictions.append(fitted.predict(test_rotated))
         else:
-            fitted = LogisticRegression(C=1 / alpha, max_iter=2000).fit(rotated, target)
+            # newton-cg: 10 times quicker than lbfgs on these few, orthogonal columns
+            fitted = LogisticRegression(C=1 / alpha, solver="newton-cg", tol=1e-6).fit(rotated, target)
             predictions.append(fitted.predict_proba(test_rotated))
     return predictions
 

@@ -26,7 +26,7 @@ def static_means(data: ScanData) -> NDArray[np.float32]:
         )
     if reader.scaling in MEANS_REMOVED:
         raise InputError(
-            f"static-mean needs the scans' means; the scaling {reader.scaling!r} of {data.source} removed them.",
+            f"static-mean needs the scans' means; in {data.source} they were removed ({reader.scaling}).",
             hint="Run bjepa-preprocess with --scaling robust, or leave static-mean out of --methods.",
         )
     n_scans = len(data.participant_id)

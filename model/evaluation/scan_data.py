@@ -87,9 +87,11 @@ def average_by_participant(
 
 def _read_connectomes(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     try:
+        if not zipfile.is_zipfile(path):
+            raise OSError("it is missing, cut off, or no zip archive")
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: _array(path, arrays, name) for name in arrays.files}
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} is not a readable .npz ({error}).", hint="Write it with numpy.savez."
         ) from error
