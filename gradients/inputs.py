@@ -82,7 +82,9 @@ def read_connectivity(
 
 def _holds_shards(path: Path) -> bool:
     if path.is_dir():
-        return (path / "shards").is_dir() or any(path.glob("shard-*.h5"))
+        # `atlas` without `shards`: bjepa-preprocess before its stage group, which ShardReader asks for
+        made = (path / "shards", path / "atlas" / "atlas.json")
+        return any(part.exists() for part in made) or any(path.glob("shard-*.h5"))
     if path.suffix == ".h5" and h5py.is_hdf5(path):
         with h5py.File(path, "r") as file:
             return bool(file.attrs.get("format") == SHARD_FORMAT)
@@ -161,11 +163,14 @@ def _smoothness(values: NDArray[np.float64]) -> float:
 
 
 def _series_files(folder: Path) -> list[Path]:
-    """Tables in a folder: those called *timeseries*, else all; hidden ones and confounds left out."""
+    """Tables in a folder: those called *timeseries*, else all; no hidden ones, confounds or results."""
     found = sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix in SUFFIXES and file.is_file() and not file.name.startswith((".", "participants"))
+        if file.suffix in SUFFIXES
+        and file.is_file()
+        and not file.name.startswith((".", "participants"))
+        and not (file.parent / "gradients.h5").is_file()  # OUTPUT of an earlier run inside INPUT
     )
     named = [file for file in found if "timeseries" in file.name and "confounds" not in file.name]
     if not (named or found):

@@ -257,6 +257,11 @@ def test_refused_input_exits_2_and_writes_nothing(tmp_path: Path, capsys: pytest
     assert main([str(source), str(tmp_path / "file"), "--n-components", "2"]) == 2
     assert main([str(tmp_path / "absent"), str(out)]) == 2
 
+    (source / "shards").rename(tmp_path / "elsewhere")
+    assert main([str(source), str(out), "--n-components", "2"]) == 2
+    assert "stage 'group'" in capsys.readouterr().err
+    (tmp_path / "elsewhere").rename(source / "shards")
+
     description = json.loads(text(source / "atlas/atlas.json")) | {"sha256": "00"}
     (source / "atlas/atlas.json").write_text(json.dumps(description))
     assert main([str(source), str(out), "--n-components", "2"]) == 2

@@ -86,6 +86,9 @@ def test_a_folder_of_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert_allclose(read.fc, np.mean(expected, axis=0), atol=1e-10)
     assert (read.n_scans, read.n_participants, read.regions.names) == (3, 3, ["a", "b", "c", "d"])
 
+    (tmp_path / "out").mkdir()
+    save_h5(tmp_path / "out/gradients.h5", gradients=np.ones((4, 1)))
+    write(tmp_path / "out/timeseries.csv", "1,2\n")  # beside results: not an input
     chosen = write(tmp_path / "participants.tsv", "age\tparticipant_id\n3\tsub-10\n4\t1\n5\tsub-77\n")
     read = read_connectivity(tmp_path, participants=chosen)
     assert_allclose(read.fc, (expected[0] + expected[2]) / 2, atol=1e-10)
