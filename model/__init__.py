@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bjepa.model.config import ModelConfig
+    from bjepa.model.dataset import ShardDataset
+    from bjepa.model.evaluation.embedder import Embedder
     from bjepa.model.hub import load_model
     from bjepa.model.jepa import JEPA
+    from bjepa.model.official import load_official_checkpoint
 
 _HOME = {
     "JEPA": "bjepa.model.jepa",
@@ -19,7 +22,7 @@ _HOME = {
     "ShardDataset": "bjepa.model.dataset",
     "Embedder": "bjepa.model.evaluation.embedder",
 }
-__all__ = ["JEPA", "ModelConfig", "load_model"]
+__all__ = ["JEPA", "Embedder", "ModelConfig", "ShardDataset", "load_model", "load_official_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:
