@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,7 +19,7 @@ from bjepa.model import JEPA, ModelConfig
 from bjepa.model.hub import save_model
 
 TABLES = ("scores.tsv", "summary.tsv", "predictions.tsv", "splits.tsv")
-N_FRAMES, N_PARTICIPANTS = 8, 45
+N_FRAMES, N_PARTICIPANTS = 72, 45
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -55,7 +55,7 @@ def model(tmp_path: Path) -> Path:
     config = ModelConfig(
         n_rois=6,
         n_frames=N_FRAMES,
-        patch_size=4,
+        patch_size=24,
         n_gradients=3,
         embed_dim=8,
         depth=1,
@@ -162,7 +162,7 @@ def test_law_order_of_scans_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target, metric, least", [("Child_Adult", "auc", 0.93), ("Age", "r", 0.60)])
 def test_real_connectomes(shared: Path, tmp_path: Path, target: str, metric: str, least: float) -> None:
-    """Adults and children, 104 of them: as good as published, and as scikit-learn's own nested estimators."""
+    """Adults and children, 104 of them: as good as published, and as plain scikit-learn on the same splits."""
     source = shared / "data" / "connectomes" / "ds000228_basc064"
     npz, participants = source / "ds000228_basc064_connectivity.npz", source / "participants.tsv"
     assert evaluate("baselines", npz, participants, "--target", target, "--output", tmp_path) == 0
@@ -181,7 +181,7 @@ def test_real_connectomes(shared: Path, tmp_path: Path, target: str, metric: str
         fit, test = ([p for p in role if (role[p] == "test") == is_test] for is_test in (False, True))
         x, x_test = np.array([features[p] for p in fit]), np.array([features[p] for p in test])
         if metric == "auc":
-            last = LogisticRegressionCV(Cs=np.logspace(-4, 0, 5), cv=4, scoring="neg_log_loss", max_iter=500)
+            last = LogisticRegression(C=1e-3)
             child = [[value[p] == "child" for p in part] for part in (fit, test)]
             fitted = make_pipeline(StandardScaler(), last).fit(x, child[0])
             by_hand.append(roc_auc_score(child[1], fitted.predict_proba(x_test)[:, 1]))
@@ -204,7 +204,7 @@ def test_embed(cohort: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
     [
         (("--methods", "fc-rigde"), "'fc-rigde' is no method; there are static-mean, fc-ridge, fc-logistic. "
          "Did you mean 'fc-ridge'?"),
-        (("--methods", "fc-logistic"), "'fc-logistic' is for classification, the task is regression. Use fc-ridge"),
+        (("--methods", "fc-logistic"), "'fc-logistic' is for classification, the task is regression. Use fc"),
         (("--methods", "fc-ridge,fc-ridge"), "names a method twice"),
         (("--methods", "fc-ridge,"), "must be names between commas"),
         (("--n-splits", "1"), "--n-splits must be from 3"),
@@ -220,10 +220,10 @@ def test_refused_with_status_2(
     says: str,
 ) -> None:
     data, participants = cohort
-    required = ("--target", "age", "--output", tmp_path / "out")
+    required = ("--target", "age", "--output", tmp_path / "eval")
     assert evaluate("baselines", data, participants, *required, *words) == 2
     assert says in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "eval").exists()
 
 
 def test_more_refusals(
