@@ -127,7 +127,7 @@ def _gradients(args: argparse.Namespace) -> int:
     n_rois, n_components = made.result.gradients.shape
     print(f"{n_components} gradients of {n_rois} regions: {args.output / 'report.html'}")
     if made.check is not None:
-        verdict = "agrees" if made.check["agrees"] else "DOES NOT AGREE (see cross_check.json)"
+        verdict = "agrees" if made.check["agrees"] else "does NOT agree; report.html says why"
         print(f"BrainSpace {made.check['versions']['brainspace']}: {verdict}")
     return DONE
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -104,6 +105,15 @@ def test_phases_are_averaged_before_scans(tmp_path: Path) -> None:
     (alone,) = scan_connectivity_of_shards(reader, [1])
     assert np.isnan(alone[5]).all()
     assert_allclose(alone[:5, :5], z[3][:5, :5], atol=1e-10)
+
+
+def test_a_region_that_is_not_valid_is_left_out_whatever_is_stored(tmp_path: Path) -> None:
+    shard(tmp_path, [("1", [series(0, 31) / 100], [])])
+    with h5py.File(tmp_path / "shards/shard-00000.h5", "a") as file:
+        file["scans/valid"][0, 3] = False
+    (z,) = scan_connectivity_of_shards(ShardReader(tmp_path))
+    assert np.isnan(z[3]).all()
+    assert np.isfinite(z[0, 1])
 
 
 def test_a_phase_in_which_a_region_is_flat_does_not_count_for_it(tmp_path: Path) -> None:
