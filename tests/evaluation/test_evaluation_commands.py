@@ -126,7 +126,7 @@ def test_probe_writes_the_files_of_the_contract(
 
 def test_same_bytes_and_same_splits_for_all(cohort: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
     data, participants = cohort
-    words = ("--target", "sex", "--seed", "1", "--output")
+    words = ("--target", "sex", "--seed", "1", "--n-splits", "3", "--output")
     for name in ("a", "b"):
         assert evaluate("probe", model, data, participants, *words, tmp_path / name) == 0
         assert evaluate("baselines", data, participants, *words, tmp_path / f"{name}-fc") == 0
@@ -162,7 +162,7 @@ def test_law_order_of_scans_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target, metric, least", [("Child_Adult", "auc", 0.93), ("Age", "r", 0.60)])
 def test_real_connectomes(shared: Path, tmp_path: Path, target: str, metric: str, least: float) -> None:
-    """Adults and children, 104 of them: as good as published, and as plain scikit-learn on the same splits."""
+    """Adults and children, 104 of them: as published, and as plain scikit-learn on the same splits."""
     source = shared / "data" / "connectomes" / "ds000228_basc064"
     npz, participants = source / "ds000228_basc064_connectivity.npz", source / "participants.tsv"
     assert evaluate("baselines", npz, participants, "--target", target, "--output", tmp_path) == 0

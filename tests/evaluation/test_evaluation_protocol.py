@@ -267,7 +267,7 @@ def test_report_says_what_the_embedding_is_worth() -> None:
     rng = np.random.default_rng(10)
     good = rng.normal(size=(120, 9)).astype(np.float32)
     cohort = cohort_with(good[:, 0] + 0.3 * rng.normal(size=120))
-    splits = make_splits(cohort)
+    splits = make_splits(cohort, n_splits=4)
     noise = rng.normal(size=(120, 9)).astype(np.float32)
 
     def say(**features: NDArray[np.float32]) -> str:
