@@ -70,7 +70,7 @@ def align_gradients(
 
         turned = moving @ orthogonal_procrustes(moving, fixed)[0]
     elif method == "sign":
-        agreement = ((moving - moving.mean(axis=0)) * (fixed - fixed.mean(axis=0))).sum(axis=0)
+        agreement = ((moving - moving.mean(axis=0)) * fixed).sum(axis=0)  # the sign of their correlation
         turned = moving * np.where(agreement < 0, -1.0, 1.0)
     else:
         raise InputError(f"method must be one of {METHODS}, got {method!r}.")

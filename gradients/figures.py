@@ -231,8 +231,7 @@ def _dots(gradients: NDArray[np.float64], centres: NDArray[np.float64]) -> Figur
             axes.set_aspect("equal")
             axes.set_axis_off()
             axes.set_title(f"gradient {number + 1}, {title}", fontsize=10)
-        if left.any() and left.all() != right.any():
-            panels[number, 0].invert_xaxis()  # a left hemisphere is seen with the front to the left
+        panels[number, 0].invert_xaxis()  # a left hemisphere is seen with the front to the left
     return figure
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from bjepa.cli.gradients import main
 from bjepa.gradients import compute_affinity, diffusion_map, functional_connectivity, load_gradients
+from bjepa.gradients.regions import regions_of_shards
+from bjepa.preproc.atlas import load_atlas
 from bjepa.preproc.shards import ROI_COLUMNS, ShardReader, ShardScan, write_shard
 
 nib: Any = nibabel
@@ -152,6 +154,7 @@ def test_the_command_agrees_with_brainspace_on_real_connectivity(shared: Path, t
     check = json.loads(text(tmp_path / "out/cross_check.json"))
     assert check["agrees"] is True
     assert check["subspace_cosine_min"] >= 0.999
+    assert max(check["eigenvalue_rel_diff"]) < 0.005  # measured 0.0009
     assert max(check["residual_brainspace"]) > 0.1  # its solver is not exact
     assert min(check["abs_r_min_over_seeds"]) < min(check["abs_r"]) <= 1
     assert not (tmp_path / "out/gradients.nii.gz").exists()
@@ -209,6 +212,36 @@ def test_shards_without_an_atlas_folder_keep_their_names(tmp_path: Path) -> None
     )
     table = pd.read_csv(out / "gradients.tsv", sep="\t")
     assert list(table["network7"].unique()) == NETWORKS
+
+
+def test_the_volume_is_found_among_published_files(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "data/atlas"
+    atlas = load_atlas("tian-s3", space="MNI152NLin2009cAsym", atlas_dir=folder)
+    phase = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+    write_shard(
+        tmp_path / "study/shards/shard-00000.h5",
+        [
+            ShardScan(
+                entities=dict(scan_id="s", participant_id="1", session="", task="", run=""),
+                t_r=2.0,
+                t_r_out=2.0,
+                valid=np.ones(50, dtype=bool),
+                phases=[phase],
+            )
+        ],
+        atlas="tian-s3",
+        atlas_sha256=atlas.sha256,
+        rois={c: [str(cell) for cell in atlas.table[c]] for c in ROI_COLUMNS},
+        median=np.zeros(50),
+        iqr=np.ones(50),
+        scaling="none",
+        target_t_r=2.0,
+    )
+    reader = ShardReader(tmp_path / "study")
+    found = regions_of_shards(reader, tmp_path / "study", folder)
+    assert_array_equal(np.asarray(found.labels_img.dataobj), atlas.labels)
+    assert found.names[0] == "HIP-head-m-rh"
+    assert regions_of_shards(reader, tmp_path / "study").labels_img is None
 
 
 def test_a_second_run_leaves_no_file_of_the_first(tmp_path: Path) -> None:

@@ -214,6 +214,13 @@ def test_gradients_of_others(tmp_path: Path) -> None:
     save_h5(tmp_path / "theirs.h5", gradients=values)
     assert load_gradients(tmp_path / "theirs.h5").atlas_sha256 is None
 
+    save_h5(tmp_path / "gradients.h5", gradients=2 * values)  # beside the table, but of other numbers
+    with h5py.File(tmp_path / "gradients.h5", "a") as file:
+        file.attrs["atlas_sha256"] = "ef"
+    beside = load_gradients(tmp_path / "theirs.csv")
+    assert beside.atlas_sha256 is None
+    assert_allclose(beside.values, values)
+
     save_h5(tmp_path / "none.h5", other=values)
     save_h5(tmp_path / "words.h5", gradients=np.array([b"a"]))
     refused = {
