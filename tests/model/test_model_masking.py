@@ -25,7 +25,7 @@ def test_pools_hold_by_construction(n_rois: int, n_patches: int, num_blocks: int
         context, target = mask.context_index, mask.target_index
         assert len(context) and len(target)
         assert context.max() < n_rois * n_patches and target.max() < n_rois * n_patches
-        assert len(context.unique()) == len(context) and len(target.unique()) == len(target)
+        assert len(set(context.tolist())) == len(context) and len(set(target.tolist())) == len(target)
         seen_rois, seen_time = set((context // n_patches).tolist()), set((context % n_patches).tolist())
         assert len(context) == len(seen_rois) * len(seen_time)  # a rectangle
         roi_seen = torch.tensor([int(t) // n_patches in seen_rois for t in target])
@@ -54,7 +54,7 @@ def test_law_every_region_and_patch_is_equally_often_there(what: str) -> None:
     for mask in draw(n):
         counts[getattr(mask, what)] += 1
     grid = counts.view(R, T).numpy()
-    # tokens of one draw go together, so counts vary less or more than multinomial: scale to the number of draws
+    # tokens of one draw go together, so counts are not multinomial: scale to the number of draws
     for axis in (0, 1):
         share = grid.sum(axis=axis) / grid.sum()
         assert chisquare(share * n).pvalue > 1e-3

@@ -1,0 +1,400 @@
+"""bjepa-train on small shards: what it writes, exact resume after a kill, what it refuses."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from bjepa.cli.train import main
+from bjepa.model import ShardDataset, load_model
+from bjepa.model.checkpoint import load_checkpoint
+from bjepa.model.config import load_recipe
+from bjepa.model.dataset import ClipKey, MaskingCollate, epoch_keys, epoch_loader
+from bjepa.model.report import verdicts
+from bjepa.model.runlog import read_metrics
+from bjepa.model.trainer import choose_device, choose_precision
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.shards import ROI_COLUMNS, ShardReader, ShardScan, write_shard
+
+R, FRAMES = 7, (19, 19, 25, 31, 40, 9)  # the last scan is too short
+RECIPE = """\
+[model]
+n_frames = 12
+patch_size = 3
+embed_dim = 16
+depth = 1
+num_heads = 2
+predictor_embed_dim = 8
+predictor_depth = 1
+predictor_num_heads = 2
+[train]
+epochs = 3
+batch_size = 2
+seed = 4
+[optimizer]
+warmup_epochs = 1
+"""
+
+
+def write_data(folder: Path, *, atlas_sha256: str = "f" * 64, spoil: bool = False) -> None:
+    rng = np.random.default_rng(3)
+    scans = []
+    for number, n_frames in enumerate(FRAMES):
+        series = rng.normal(size=(n_frames, R)).cumsum(axis=0).astype(np.float32) / 5
+        valid = np.ones(R, dtype=bool)
+        valid[2] = number != 1
+        entities = {"scan_id": f"sub-{number:02d}_task-rest", "participant_id": f"sub-{number:02d}"}
+        phases = [series[:-4], series[4:]] if number == 4 else [series]
+        scans.append(
+            ShardScan(
+                entities=entities | {"session": "", "task": "rest", "run": ""},
+                t_r=2.0,
+                t_r_out=2.0,
+                valid=valid,
+                phases=phases,
+            )
+        )
+    for number in range(2):
+        write_shard(
+            folder / f"shards/shard-{number:05d}.h5",
+            scans[number::2],
+            atlas="tiny",
+            atlas_sha256=atlas_sha256,
+            rois={c: [f"{c}{i}" for i in range(R)] for c in ROI_COLUMNS},
+            median=np.zeros(R),
+            iqr=np.ones(R),
+            scaling="robust",
+            target_t_r=2.0,
+        )
+    if spoil:  # the writer refuses this; a foreign file may hold it
+        with h5py.File(folder / "shards/shard-00000.h5", "r+") as shard:
+            shard["timeseries"][: FRAMES[0]] = np.nan  # sub-00
+
+
+@pytest.fixture(autouse=True)
+def _quiet_log() -> Iterator[None]:
+    yield
+    logging.captureWarnings(False)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_data(tmp_path / "data")
+    np.savetxt(tmp_path / "gradients.csv", np.random.default_rng(0).normal(size=(R, 3)), delimiter=",")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(*more: str, run: str = "run", recipe: str = "recipe.toml") -> int:
+    return main(
+        [recipe, "--data", "data", "--gradients", "gradients.csv", "--output", run, "--device", "cpu", *more]
+    )
+
+
+def weights(run: str) -> bytes:
+    return Path(run, "model/model.safetensors").read_bytes()
+
+
+def test_a_run_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--set", "train.accumulation=2") == 0
+    run = work / "run"
+    files = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
+    events = {f for f in files if f.startswith("events.out.tfevents")}
+    assert len(events) == 1
+    assert files - events == {
+        "config.toml",
+        "run.json",
+        "metrics.jsonl",
+        "log.txt",
+        "report.html",
+        "checkpoints/last.pt",
+        "checkpoints/epoch-0003.pt",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/gradients.csv",
+        "model/atlas.tsv",
+    }
+    rows = read_metrics(run)
+    steps, epochs = [r for r in rows if "step" in r], [r for r in rows if "step" not in r]
+    # 6 series (two phases of one scan) in batches of 2: 3 batches, 2 updates an epoch, the second with one batch
+    assert [r["step"] for r in steps] == [1, 2, 3, 4, 5, 6] and [r["epoch"] for r in epochs] == [1, 2, 3]
+    assert set(steps[0]) == {
+        *("step", "epoch", "loss", "loss_cross_roi", "loss_cross_time", "loss_double_cross"),
+        *("lr", "weight_decay", "ema", "grad_norm", "samples_per_s"),
+    }
+    assert {"loss", "target_std", "prediction_std", "effective_rank", "target_scan_share"} <= set(epochs[0])
+    assert "prediction_r2_over_position" in epochs[0] and epochs[0]["samples"] == 6
+    assert steps[0]["ema"] == 0.996 and steps[-1]["ema"] == 1.0
+    told = json.loads((run / "run.json").read_text())
+    assert told["finished"] and told["seed"] == 4 and told["too_short"] == ["sub-05_task-rest"]
+    assert told["versions"]["torch"] == torch.__version__ and len(told["files_sha256"]) == 3
+    page = (run / "report.html").read_text()
+    assert "1 scans are not used" in page and "3 of 3" in page
+    error = capsys.readouterr().err
+    assert (
+        "shorter than 12 frames" in error and "miss regions" in error and "does not say which atlas" in error
+    )
+    assert "\r" not in error  # no progress bar without a terminal
+    jepa = load_model(run)
+    assert jepa.config.n_rois == R and jepa.config.n_gradients == 3 and jepa.atlas_sha256 == "f" * 64
+    assert (run / "model/atlas.tsv").read_text().splitlines()[7].split("\t")[:2] == ["7", "name6"]
+    assert load_checkpoint(run / "checkpoints/epoch-0003.pt").update == 6
+
+
+def test_killed_and_resumed_equals_uninterrupted(work: Path) -> None:
+    more = ["--set", "train.epochs=6", "--set", "data.num_workers=0"]
+    command = [sys.executable, "-c", "import sys; from bjepa.cli.train import main; sys.exit(main())"]
+    command += ["recipe.toml", "--data", "data", "--gradients", "gradients.csv", "--device", "cpu", *more]
+    n_threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = subprocess.Popen(
+        [*command, "--output", "killed"], env=os.environ | n_threads, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not Path("killed/checkpoints/last.pt").exists() and killed.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    with open("killed/metrics.jsonl", "a") as torn:  # what a kill may leave behind
+        torn.write('{"step": 99, "epoch": 6, "loss": 1.0}\n{"step": 100, "ep')
+    assert train(*more, run="whole") == 0
+    done_before = load_checkpoint(Path("killed/checkpoints/last.pt")).epoch
+    assert 1 <= done_before <= 6
+    assert train(*more, "--resume", run="killed") == 0
+    assert weights("killed") == weights("whole")
+    whole, resumed = read_metrics(Path("whole")), read_metrics(Path("killed"))
+    for row in whole + resumed:
+        row.pop("samples_per_s", None), row.pop("seconds", None)
+    assert resumed == whole
+
+
+def test_resume_at_every_epoch_is_exact(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ["--set", "train.accumulation=2", "--set", "mask.num_blocks=2"]
+    assert train(*more, run="whole") == 0
+    import bjepa.model.trainer as trainer
+
+    save = trainer._save
+    for stop_after in (1, 2):
+
+        def stop(run: Any, stop_after: int = stop_after) -> None:
+            if run.epoch > stop_after:
+                raise KeyboardInterrupt
+            save(run)
+
+        monkeypatch.setattr(trainer, "_save", stop)
+        assert train(*more, run=f"stopped{stop_after}") == 1
+        monkeypatch.setattr(trainer, "_save", save)
+        # workers read, and it makes no difference
+        assert train(*more, "--resume", "--set", "data.num_workers=1", run=f"stopped{stop_after}") == 0
+        assert weights(f"stopped{stop_after}") == weights("whole")
+
+
+def test_resume_starts_an_empty_run_and_leaves_a_finished_one(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (work / "run").mkdir()
+    assert train("--resume", "--set", "train.epochs=1") == 0
+    before = weights("run")
+    assert train("--resume", "--set", "train.epochs=1") == 0
+    assert "done already" in capsys.readouterr().err and weights("run") == before
+    (work / "run/checkpoints/last.pt").unlink()  # killed before the first checkpoint: from the beginning
+    assert train("--resume", "--set", "train.epochs=1") == 0
+    assert weights("run") == before
+
+
+def _other_data(work: Path) -> None:
+    (work / "data/shards/shard-00001.h5").unlink()
+
+
+def _malicious(work: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (Path("executed"),))
+
+    torch.save({"format": Malicious()}, work / "run/checkpoints/last.pt")
+
+
+def _other_optimizer(work: Path) -> None:
+    content = torch.load(work / "run/checkpoints/last.pt", weights_only=True)
+    content["optimizer"]["param_groups"].pop()
+    torch.save(content, work / "run/checkpoints/last.pt")
+
+
+@pytest.mark.parametrize(
+    "damage, more, says",
+    [
+        (lambda w: None, [], "is not empty"),
+        (
+            lambda w: None,
+            ["--resume", "--set", "train.seed=5", "--set", "optimizer.lr=1"],
+            "train.seed was 4, is 5",
+        ),
+        (lambda w: None, ["--resume", "--set", "train.epochs=2"], "train.epochs was 1, is 2"),
+        (_other_data, ["--resume"], "other data, gradients or participants"),
+        (_malicious, ["--resume"], "nothing in it was run"),
+        (_other_optimizer, ["--resume"], "state of the optimizer does not fit"),
+        (lambda w: (w / "run/checkpoints/last.pt").write_bytes(b"PK"), ["--resume"], "read safely"),
+        (
+            lambda w: torch.save({"a": 1}, w / "run/checkpoints/last.pt"),
+            ["--resume"],
+            "not a checkpoint of this",
+        ),
+        (lambda w: (w / "run/config.toml").unlink(), ["--resume"], "not a run"),
+    ],
+)
+def test_resume_refuses(
+    work: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    more: list[str],
+    says: str,
+) -> None:
+    assert train("--set", "train.epochs=1") == 0
+    damage(work)
+    settings = more if any("epochs" in m for m in more) else ["--set", "train.epochs=1", *more]
+    assert train(*settings) == 2
+    assert says in capsys.readouterr().err
+    assert not (work / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        (["--set", "model.n_frames=60"], "No series has 60 frames; the longest of 7 has 36"),
+        (["--set", "train.epoch=1"], "Did you mean 'epochs'"),
+        (["--participants", "nobody.txt"], "None of the 1 participants"),
+        (["--device", "cuda"], "--device cuda is not available"),
+        (["--gradients", "short.csv"], "has 6 rows, the shards in data have 7 regions"),
+        (["--gradients", "none.csv"], "none.csv"),
+        (["--data", "none"], "none"),
+        (["--output", "recipe.toml"], "is a file"),
+    ],
+)
+def test_refuses_inputs(work: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str) -> None:
+    if torch.cuda.is_available() and "cuda" in more:
+        pytest.skip("there is a CUDA device")
+    (work / "nobody.txt").write_text("sub-99\n")
+    np.savetxt(work / "short.csv", np.ones((6, 3)), delimiter=",")
+    assert train(*more) == 2
+    assert says in capsys.readouterr().err
+    assert not (work / "run").exists()
+
+
+def test_refuses_gradients_of_another_atlas(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File("g.h5", "w") as table:
+        table.attrs.update(format="bjepa-gradients", format_version=1, atlas_sha256="0" * 64)
+        table["gradients"] = np.loadtxt("gradients.csv", delimiter=",")
+        table["eigenvalues"] = np.ones(3)
+    assert train("--gradients", "g.h5") == 2
+    assert "as many regions, but not the same" in capsys.readouterr().err
+
+
+def test_refuses_several_processes_and_missing_arguments(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["demo", "--data", "data"]) == 2
+    assert "--gradients, --output must be given" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train() == 2
+    assert "one process so far" in capsys.readouterr().err
+
+
+def test_a_broken_scan_stops_the_run_and_is_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_data(work / "data", spoil=True)
+    assert train() == 1
+    error = capsys.readouterr().err
+    assert "the loss is nan in sub-00_task-rest." in error and "Traceback" not in error
+
+
+def test_print_config(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe.toml", "--print-config", "--set", "train.epochs=8"]) == 0
+    Path("printed.toml").write_text(capsys.readouterr().out)
+    assert load_recipe("printed.toml") == load_recipe("recipe.toml", settings=["train.epochs=8"])
+
+
+def test_participants_alone_are_learnt_from(work: Path) -> None:
+    (work / "some.tsv").write_text("participant_id\tage\nsub-02\t4\n04\t5\n")
+    assert train("--participants", "some.tsv", "--set", "train.epochs=1") == 0
+    assert json.loads(Path("run/run.json").read_text())["n_series"] == 3
+
+
+def test_clips_follow_from_seed_epoch_and_series_alone(work: Path) -> None:
+    reader = ShardReader("data")
+    dataset = ShardDataset(reader, n_frames=12, seed=1)
+    assert len(dataset) == 6 and dataset.too_short == ["sub-05_task-rest"]
+    some = ShardDataset("data", n_frames=12, seed=1, participants=["04", "sub-02"])
+    assert {some.scan_id(s) for s in some.series} == {"sub-02_task-rest", "sub-04_task-rest"}
+    starts = set()
+    for epoch in range(40):
+        item = int(np.flatnonzero(dataset.series == some.series[0])[0])
+        one, other = dataset[ClipKey(epoch, item)], some[ClipKey(epoch, 0, batch=5)]
+        assert torch.equal(one.x, other.x) and one.x.shape == (R, 12)
+        whole = reader[one.series]
+        starts |= {s for s in range(len(whole) - 11) if np.array_equal(whole[s : s + 12].T, one.x)}
+    length = int(reader.series_length[some.series[0]])
+    assert min(starts) == 0 and max(starts) == length - 12  # both ends are reached
+    assert torch.equal(dataset[0].x, dataset[ClipKey(0, 0)].x)
+    with pytest.raises(IndexError):
+        dataset[6]
+
+
+def test_every_series_once_an_epoch_in_another_order(work: Path) -> None:
+    batches = [epoch_keys(7, epoch=e, seed=0, batch_size=3) for e in (1, 2)]
+    orders = [[key.item for portion in epoch for key in portion] for epoch in batches]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(7)) and orders[0] != orders[1]
+    assert [len(p) for p in batches[0]] == [3, 3, 1]
+    assert [p[0].batch for epoch in batches for p in epoch] == [0, 1, 2, 3, 4, 5]
+
+
+def test_masks_do_not_depend_on_the_batch_and_released_ones_run(work: Path) -> None:
+    recipe = load_recipe("recipe.toml", n_rois=R, n_gradients=3)
+    dataset = ShardDataset("data", n_frames=12, seed=4)
+    clips = [dataset[ClipKey(2, i)] for i in (0, 3, 5)]
+    collate = MaskingCollate(recipe)
+    together, alone = collate(clips), collate(clips[1:2])
+    n = alone.masks.context_index.shape[1]
+    assert torch.equal(together.masks.context_index[1, :n], alone.masks.context_index[0])
+    settings = ["mask.sampler=released", "model.n_frames=10", "model.patch_size=1", "train.batch_size=4"]
+    released = load_recipe("recipe.toml", settings=settings, n_rois=R, n_gradients=3)
+    short = ShardDataset("data", n_frames=10)
+    first, second = (
+        [b.masks for b in epoch_loader(short, released, epoch=1, pin_memory=False)] for _ in "ab"
+    )
+    assert all(torch.equal(a.target_index, b.target_index) for a, b in zip(first, second, strict=True))
+    assert train(*(w for s in [*settings, "train.epochs=1"] for w in ("--set", s))) == 0
+
+
+def test_verdicts_in_words() -> None:
+    healthy = {"target_scan_share": 0.5, "prediction_r2_over_position": 0.1}
+    assert verdicts([]) == [] and verdicts([healthy]) == []
+    (collapse, unused) = verdicts([{"target_scan_share": 0.02, "prediction_r2_over_position": -0.1}])
+    assert "Collapse by position: only 2.0 %" in collapse and "not made use of" in unused
+    assert "could not be checked" in verdicts([{"target_scan_share": None}])[0]
+
+
+def test_device_and_precision() -> None:
+    assert choose_device("cpu").type == "cpu"
+    assert choose_precision("auto", torch.device("cpu")) == "fp32"
+    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
+    with pytest.raises(InputError, match="usable: auto"):
+        choose_device("tpu")
+
+
+def test_torn_metrics_are_refused_in_the_middle_only(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
+    assert read_metrics(tmp_path) == [{"epoch": 1}]
+    (tmp_path / "metrics.jsonl").write_text('{"epo\n{"epoch": 1}\n')
+    with pytest.raises(InputError, match="line 1 is not JSON"):
+        read_metrics(tmp_path)
