@@ -61,7 +61,7 @@ def findings(results: list[MethodResult], cohort: Cohort, splits: Splits) -> lis
     for result in results:
         estimate = result.estimates[metric]
         above = estimate.low > chance
-        verdict = "finds the target" if above else "does not do better than chance"
+        verdict = "finds the target" if above else "is not shown to do better than chance"
         found.append(
             Finding(
                 f"{result.name} {verdict}: {label} {format_estimate(estimate)}, chance is {chance:g}.", False

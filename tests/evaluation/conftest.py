@@ -34,7 +34,8 @@ def write_cohort(tmp_path: Path) -> Cohort:
         name: str = "out",
     ) -> Path:
         ids = [f"{i:02d}" for i in range(len(phases))] if participants is None else participants
-        median, iqr = np.arange(N_ROIS) * 10.0 + 100, np.arange(N_ROIS) + 2.0
+        region = np.arange(N_ROIS, dtype=np.float64)
+        median, iqr = np.add(10 * region, 100.0), np.add(region, 2.0)
         present = np.ones((len(phases), N_ROIS), bool) if valid is None else valid
         scans = [
             ShardScan(

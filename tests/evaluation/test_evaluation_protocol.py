@@ -58,7 +58,7 @@ def pipeline(task: Task, penalty: float) -> Any:
     last = (
         Ridge(alpha=alpha)
         if task == "regression"
-        else LogisticRegression(C=1 / alpha, max_iter=5000, tol=1e-8)
+        else LogisticRegression(C=1 / alpha, solver="newton-cholesky", tol=1e-8)
     )
     return make_pipeline(StandardScaler(), last)
 
@@ -83,8 +83,7 @@ def test_readout_equals_scikit_learn_by_hand(task: Task) -> None:
     assert found.penalty == PENALTIES[good].max()
     fitted = pipeline(task, found.penalty).fit(x[:N].astype(float), y[:N])
     expected = fitted.predict(x[N:]) if task == "regression" else fitted.predict_proba(x[N:])
-    # the rotation changes the path of the logistic solver, not its goal
-    assert_allclose(found.prediction, expected, rtol=1e-5 if task == "regression" else 5e-3, atol=2e-3)
+    assert_allclose(found.prediction, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_law_features_may_be_rescaled_and_reordered() -> None:
@@ -201,10 +200,11 @@ def test_features_of_the_baselines(write_cohort: Any) -> None:
     assert math.isnan(means[1, 4]) and np.isfinite(means[1, [0, 1, 2, 3, 5]]).all()
 
     upper = np.triu_indices(6, 1)
-    z = [np.arctanh(np.corrcoef(p.T)[upper]) for p in phases]
+    z = [np.arctanh(np.atleast_2d(np.corrcoef(p.T))[upper]) for p in phases]
     edges = fc_edges(data)
     assert_allclose(edges[0], np.mean(z, axis=0), rtol=1e-4)
-    assert_allclose(np.isnan(edges[1]), (upper[0] == 4) | (upper[1] == 4))
+    missing = np.isnan(edges)[1, :]
+    assert_allclose(missing, (upper[0] == 4) | (upper[1] == 4))
 
 
 def test_static_mean_refuses_what_has_no_means(write_cohort: Any) -> None:
