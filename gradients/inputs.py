@@ -170,9 +170,10 @@ def _series_files(folder: Path) -> list[Path]:
         if file.suffix in SUFFIXES
         and file.is_file()
         and not file.name.startswith((".", "participants"))
+        and "confounds" not in file.name  # fMRIPrep: desc-confounds_timeseries.tsv
         and not (file.parent / "gradients.h5").is_file()  # OUTPUT of an earlier run inside INPUT
     )
-    named = [file for file in found if "timeseries" in file.name and "confounds" not in file.name]
+    named = [file for file in found if "timeseries" in file.name]
     if not (named or found):
         raise InputError(
             f"{folder} holds neither shards nor tables of series ({', '.join(SUFFIXES)}).",

@@ -80,7 +80,7 @@ def test_a_folder_of_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         np.savetxt(
             tmp_path / name / f"{name}_timeseries.tsv", scan, delimiter="\t", header="a\tb\tc\td", comments=""
         )
-        write(tmp_path / name / f"{name}_confounds.tsv", "fd\n0.1\n")
+        write(tmp_path / name / f"{name}_desc-confounds_timeseries.tsv", "fd\n0.1\n")
     read = read_connectivity(tmp_path)
     expected = [np.arctanh(np.corrcoef(s.T) - np.eye(4)) for s in scans.values()]
     assert_allclose(read.fc, np.mean(expected, axis=0), atol=1e-10)
@@ -114,6 +114,14 @@ def test_warns_of_columns_that_look_like_frames(tmp_path: Path, caplog: pytest.L
     np.save(tmp_path / "x.npy", slow[:, :4].T)
     read_connectivity(tmp_path / "x.npy")
     assert "transpose the tables" in caplog.text
+
+
+def test_rounding_of_a_matrix_does_not_matter(tmp_path: Path, fc: Array) -> None:
+    rounded = broken(fc, _13=fc[1, 3] + 4e-7)
+    np.save(tmp_path / "x.npy", rounded)
+    read = read_connectivity(tmp_path / "x.npy").fc
+    assert (read == read.T).all()
+    assert_allclose(read[1, 3], fc[1, 3] + 2e-7, rtol=0, atol=1e-12)
 
 
 def broken(fc: Array, **changes: float) -> Array:
