@@ -73,7 +73,7 @@ def _loss_figure(steps: list[dict[str, Any]], epochs: list[dict[str, Any]]) -> s
 def _schedule_figure(steps: list[dict[str, Any]]) -> str:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(11, 2.4), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(11, 2.4), gridspec_kw={"wspace": 0.45})
     for axis, name in zip(axes, ("lr", "weight_decay", "ema", "grad_norm"), strict=True):
         _line(axis, steps, "step", name)
         axis.set(xlabel="update", title=name)
@@ -90,7 +90,7 @@ def _monitor_figure(epochs: list[dict[str, Any]]) -> str:
         "target_std",
         "prediction_std",
     )
-    figure, axes = plt.subplots(1, 5, figsize=(13, 2.4), layout="constrained")
+    figure, axes = plt.subplots(1, 5, figsize=(13, 2.4), gridspec_kw={"wspace": 0.45})
     for axis, name in zip(axes, names, strict=True):
         _line(axis, epochs, "epoch", name, marker="o", markersize=3)
         axis.set(xlabel="epoch", title=name)

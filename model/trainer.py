@@ -5,6 +5,7 @@ Per epoch: every series once (one window, its masks) -> updates -> monitors -> m
 the weights at the end are those of an uninterrupted run, bit for bit on a CPU with as many threads.
 """
 
+import json
 import logging
 import math
 import os
@@ -39,6 +40,7 @@ from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_json
 
 log = logging.getLogger(__name__)
+REPORT_EVERY = 60.0  # s, at least; drawing the page takes about 1 s
 
 
 class TrainingStopped(RuntimeError):
@@ -165,22 +167,26 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def _train_epochs(run: _Run, runlog: RunLog, *, command: list[str]) -> None:
     started, seconds_before = time.monotonic(), _seconds_of_earlier_sessions(run)
-    monitor = Monitor(run.dataset, run.recipe)
+    monitor, software = Monitor(run.dataset, run.recipe), describe_software()
 
     def seconds() -> float:
         return seconds_before + time.monotonic() - started
 
+    reported = seconds()
+
     if run.epoch == run.recipe.train.epochs:
         log.info("All %d epochs are done already.", run.epoch)
-    _write_run_json(run, command=command, seconds=seconds())
+    _write_run_json(run, software, command=command, seconds=seconds())
     while run.epoch < run.recipe.train.epochs:
         row = _one_epoch(run, runlog)
         looks = monitor(run.jepa, device=run.device, precision=run.precision)
         runlog.write(row | looks, step=run.update)
         log.info("%s", _sentence(row | looks, run.recipe.train.epochs))
         _save(run)
-        _write_run_json(run, command=command, seconds=seconds())
-        write_report(run.folder, facts=_facts(run, seconds()), notes=_notes(run))
+        _write_run_json(run, software, command=command, seconds=seconds())
+        if seconds() - reported > REPORT_EVERY or run.epoch == run.recipe.train.epochs:
+            write_report(run.folder, facts=_facts(run, seconds()), notes=_notes(run))
+            reported = seconds()
     for warning in verdicts([r for r in read_metrics(run.folder) if "step" not in r]):
         log.warning("%s", warning)
     log.info("Model: %s. Report: %s", run.folder / "model", run.folder / "report.html")
@@ -364,20 +370,18 @@ def _facts(run: _Run, seconds: float) -> dict[str, str]:
 
 
 def _seconds_of_earlier_sessions(run: _Run) -> float:
-    import json
-
     path = run.folder / "run.json"
     if run.update == 0 or not path.is_file():
         return 0.0
     return float(json.loads(path.read_text(encoding="utf-8"))["wall_time_s"])
 
 
-def _write_run_json(run: _Run, *, command: list[str], seconds: float) -> None:
+def _write_run_json(run: _Run, software: dict[str, Any], *, command: list[str], seconds: float) -> None:
     reader = run.inputs.reader
     write_json(
         run.folder / "run.json",
         {
-            **describe_software(),
+            **software,
             "command": command,
             "seed": run.recipe.train.seed,
             "device": str(run.device),

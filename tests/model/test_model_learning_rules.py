@@ -135,7 +135,7 @@ def test_a_step_clips_decays_and_moves_the_target() -> None:
     assert all(torch.equal(before[k], v) for k, v in jepa.state_dict().items() if "target" not in k)  # lr 0
     decays = {group["decays"]: group["weight_decay"] for group in optimizer.param_groups}
     assert decays == {True: 0.5, False: 0.0}
-    low = train_step(jepa, [batch([0, 1])], optimizer, loss="smooth_l1_pooled", precision="bf16", **settings)  # type: ignore[arg-type]
+    low = train_step(jepa, [batch([0, 1])], optimizer, loss="smooth_l1_pooled", precision="bf16", **settings)
     assert math.isfinite(low.loss)
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def write_data(folder: Path, *, atlas_sha256: str = "f" * 64, spoil: bool = Fals
         valid = np.ones(R, dtype=bool)
         valid[2] = number != 1
         entities = {"scan_id": f"sub-{number:02d}_task-rest", "participant_id": f"sub-{number:02d}"}
-        phases = [series[:-4], series[4:]] if number == 4 else [series]
+        phases: list[Any] = [series[:-4], series[4:]] if number == 4 else [series]
         scans.append(
             ShardScan(
                 entities=entities | {"session": "", "task": "rest", "run": ""},
@@ -83,8 +84,11 @@ def write_data(folder: Path, *, atlas_sha256: str = "f" * 64, spoil: bool = Fals
 
 
 @pytest.fixture(autouse=True)
-def _quiet_log() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more only wait for each other on tensors this small
     yield
+    torch.set_num_threads(n_threads)
     logging.captureWarnings(False)
 
 
@@ -95,6 +99,19 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch on the same data, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_data(folder / "data")
+    np.savetxt(folder / "gradients.csv", np.random.default_rng(0).normal(size=(R, 3)), delimiter=",")
+    (folder / "recipe.toml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train("--set", "train.epochs=1") == 0
+    return folder / "run"
 
 
 def train(*more: str, run: str = "run", recipe: str = "recipe.toml") -> int:
@@ -154,12 +171,11 @@ def test_a_run_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_killed_and_resumed_equals_uninterrupted(work: Path) -> None:
-    more = ["--set", "train.epochs=6", "--set", "data.num_workers=0"]
+    more = ["--set", "train.epochs=6"]
     command = [sys.executable, "-c", "import sys; from bjepa.cli.train import main; sys.exit(main())"]
     command += ["recipe.toml", "--data", "data", "--gradients", "gradients.csv", "--device", "cpu", *more]
-    n_threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     killed = subprocess.Popen(
-        [*command, "--output", "killed"], env=os.environ | n_threads, stderr=subprocess.DEVNULL
+        [*command, "--output", "killed"], env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
     while not Path("killed/checkpoints/last.pt").exists() and killed.poll() is None:
@@ -202,16 +218,18 @@ def test_resume_at_every_epoch_is_exact(work: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_resume_starts_an_empty_run_and_leaves_a_finished_one(
-    work: Path, capsys: pytest.CaptureFixture[str]
+    work: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (work / "run").mkdir()
-    assert train("--resume", "--set", "train.epochs=1") == 0
+    shutil.copytree(finished, work / "run")
     before = weights("run")
     assert train("--resume", "--set", "train.epochs=1") == 0
     assert "done already" in capsys.readouterr().err and weights("run") == before
     (work / "run/checkpoints/last.pt").unlink()  # killed before the first checkpoint: from the beginning
     assert train("--resume", "--set", "train.epochs=1") == 0
     assert weights("run") == before
+    (work / "new").mkdir()
+    assert train("--resume", "--set", "train.epochs=1", run="new") == 0
+    assert weights("new") == before
 
 
 def _other_data(work: Path) -> None:
@@ -256,12 +274,13 @@ def _other_optimizer(work: Path) -> None:
 )
 def test_resume_refuses(
     work: Path,
+    finished: Path,
     capsys: pytest.CaptureFixture[str],
     damage: Callable[[Path], None],
     more: list[str],
     says: str,
 ) -> None:
-    assert train("--set", "train.epochs=1") == 0
+    shutil.copytree(finished, work / "run")
     damage(work)
     settings = more if any("epochs" in m for m in more) else ["--set", "train.epochs=1", *more]
     assert train(*settings) == 2
@@ -335,7 +354,7 @@ def test_clips_follow_from_seed_epoch_and_series_alone(work: Path) -> None:
     dataset = ShardDataset(reader, n_frames=12, seed=1)
     assert len(dataset) == 6 and dataset.too_short == ["sub-05_task-rest"]
     some = ShardDataset("data", n_frames=12, seed=1, participants=["04", "sub-02"])
-    assert {some.scan_id(s) for s in some.series} == {"sub-02_task-rest", "sub-04_task-rest"}
+    assert {some.scan_id(int(s)) for s in some.series} == {"sub-02_task-rest", "sub-04_task-rest"}
     starts = set()
     for epoch in range(40):
         item = int(np.flatnonzero(dataset.series == some.series[0])[0])
