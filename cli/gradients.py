@@ -1,13 +1,12 @@
 """bjepa-gradients: from scans, time series or a connectivity matrix to a gradient atlas."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bjepa.cli._common import DONE, command_parser, run
+from bjepa.cli._common import DONE, add_atlas_dir, command_parser, run
 
 PROG = "bjepa-gradients"
 KERNELS = ("normalized_angle", "cosine", "pearson", "spearman", "gaussian")  # as gradients.affinity (tested)
@@ -83,14 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="use these only: a table with a column participant_id, or one id per line",
     )
-    parser.add_argument(
-        "--atlas-dir",
-        type=Path,
-        metavar="DIR",
-        default=_environment_path("BJEPA_ATLAS_DIR"),
-        help="published atlas files; used where the shards have no folder `atlas` beside them "
-        "(default: $BJEPA_ATLAS_DIR)",
-    )
+    add_atlas_dir(parser)
     parser.add_argument(
         "--cross-check", action="store_true", help="compare with BrainSpace: cross_check.json, in the report"
     )
@@ -145,7 +137,3 @@ def _true_or_false(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
     return text.lower() == "true"
-
-
-def _environment_path(name: str) -> Path | None:
-    return Path(os.environ[name]) if os.environ.get(name) else None

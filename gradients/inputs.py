@@ -21,6 +21,7 @@ from bjepa.gradients.connectivity import fisher_z, mean_over_scans, scan_connect
 from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
 from bjepa.gradients.tables import MATRIX_NAMES, SERIES_NAMES, SUFFIXES, Table, read_table
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.participants import read_participant_list
 from bjepa.preproc.shards import FORMAT as SHARD_FORMAT
 from bjepa.preproc.shards import ShardReader
 
@@ -62,7 +63,7 @@ def read_connectivity(
     """
     if not path.exists():
         raise InputError(f"INPUT {path} does not exist.")
-    wanted = read_participants(participants) if participants is not None else None
+    wanted = None if participants is None else {_bare(name) for name in read_participant_list(participants)}
     if _holds_shards(path):
         return _from_shards(path, wanted, atlas_dir, progress)
     if path.is_dir():
@@ -237,28 +238,6 @@ def check_connectivity(values: NDArray[np.float64], path: Path) -> NDArray[np.fl
             hint="Leave these regions out.",
         )
     return (values + values.T) / 2
-
-
-def read_participants(path: Path) -> set[str]:
-    """Ids (without `sub-`) of a table with a column participant_id, or of a file with one id per line."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--participants {path} is not a readable text file ({error}).") from error
-    if not lines:
-        raise InputError(f"--participants {path} is empty.")
-    delimiter = "," if path.suffix == ".csv" else "\t"
-    header = [cell.strip() for cell in lines[0].split(delimiter)]
-    if "participant_id" in header:
-        column, lines = header.index("participant_id"), lines[1:]
-    elif len(header) > 1:
-        raise InputError(f"--participants {path} has no column participant_id; it has {header[:12]}.")
-    else:
-        column = 0
-    try:
-        return {_bare(line.split(delimiter)[column].strip()) for line in lines}
-    except IndexError as error:
-        raise InputError(f"--participants {path}: a line has fewer cells than the header.") from error
 
 
 def _check_chosen(wanted: set[str] | None, there: set[str]) -> None:

@@ -1,28 +1,33 @@
-"""Lists of participants: plain text or a BIDS participants.tsv, with or without their `sub-`."""
+"""Lists of participants: one id a line, or a table with a column participant_id; with or without `sub-`."""
 
+import csv
 from pathlib import Path
-
-import pandas as pd
 
 from bjepa.preproc.errors import InputError
 
 
 def read_participant_list(path: Path) -> list[str]:
-    """Participant ids (with `sub-`) of a file: one a line, or the column participant_id of a .tsv.
+    """Participant ids (with `sub-`), in the file's order.
 
-    Raises InputError for a file that cannot be read, is empty, or names somebody twice.
+    A `.csv` is split at commas, everything else at tabs. Raises InputError for a file that cannot be read, is
+    empty, has several columns but no participant_id, or names somebody twice.
     """
     try:
-        if path.suffix == ".tsv":
-            table = pd.read_csv(path, sep="\t", dtype=str)
-            if "participant_id" not in table:
-                raise InputError(f"{path} has no column participant_id; it has {list(table.columns)}.")
-            names = table["participant_id"].dropna().tolist()
-        else:
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} cannot be read as a list of participants ({error}).") from error
-    ids = ["sub-" + name.removeprefix("sub-") for name in names]
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = "," if path.suffix == ".csv" else "\t"
+        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a readable list of participants ({error}).") from error
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if "participant_id" in header:
+        column, rows = header.index("participant_id"), rows[1:]
+    elif len(header) > 1:
+        raise InputError(f"{path} has no column participant_id; it has {header[:12]}.")
+    else:
+        column = 0
+    if short := [number for number, row in enumerate(rows, start=1) if len(row) <= column]:
+        raise InputError(f"{path}: row {short[0]} has fewer cells than the header.")
+    ids = ["sub-" + name.removeprefix("sub-") for row in rows if (name := row[column].strip())]
     if not ids:
         raise InputError(f"{path} names no participant.", hint="One id a line, e.g. sub-01.")
     if twice := sorted({name for name in ids if ids.count(name) > 1}):

@@ -278,7 +278,7 @@ def test_refused_input_exits_2_and_writes_nothing(tmp_path: Path, capsys: pytest
         (["--alignment", "none", "--align-to", str(small)], "contradicts"),
         (["--n-components", "2", "--align-to", str(small)], "24 regions, the reference 5"),
         (["--n-components", "2", "--align-to", str(theirs)], "another atlas"),
-        (["--participants", str(tmp_path / "none.tsv")], "not a readable text file"),
+        (["--participants", str(tmp_path / "none.tsv")], "not a readable list"),
         (["--n-components", "2", "--kernel", "cosine", "--sparsity", "0.96"], "leaves nothing"),
     ]
     for options, says in refused:

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from bjepa.gradients.atlas_io import load_gradients
-from bjepa.gradients.inputs import looks_transposed, read_connectivity, read_participants
+from bjepa.gradients.inputs import looks_transposed, read_connectivity
 from bjepa.gradients.tables import read_table
 from bjepa.preproc.errors import InputError
 
@@ -193,18 +193,7 @@ def test_refuses_a_matrix_among_series(tmp_path: Path, fc: Array) -> None:
         read_connectivity(tmp_path)
 
 
-def test_participants_file(tmp_path: Path, fc: Array) -> None:
-    assert read_participants(write(tmp_path / "a.txt", "sub-1\n\n02\n")) == {"1", "02"}
-    assert read_participants(write(tmp_path / "a.csv", "x,participant_id\n9,sub-1\n")) == {"1"}
-    for text, says in [
-        ("", "empty"),
-        ("a\tb\n1\t2\n", "no column"),
-        ("a\tparticipant_id\n1\n", "fewer cells"),
-    ]:
-        with pytest.raises(InputError, match=says):
-            read_participants(write(tmp_path / "a.tsv", text))
-    with pytest.raises(InputError, match="not a readable"):
-        read_participants(tmp_path / "absent.tsv")
+def test_participants_choose_scans_not_matrices(tmp_path: Path, fc: Array) -> None:
     people = write(tmp_path / "people.txt", "sub-1\n")
     np.save(tmp_path / "fc.npy", fc)
     with pytest.raises(InputError, match="cannot choose within one matrix"):

@@ -141,10 +141,15 @@ def test_participant_lists(tmp_path: Path) -> None:
     assert read_participant_list(_touch(tmp_path / "a.txt", "sub-02\n01\n\n")) == ["sub-02", "sub-01"]
     tsv = _touch(tmp_path / "b.tsv", "participant_id\tage\nsub-3\t4\n")
     assert read_participant_list(tsv) == ["sub-3"]
-    for text, says in (("", "names no participant"), ("1\nsub-1\n", "more than once")):
+    assert read_participant_list(_touch(tmp_path / "b.csv", "x,participant_id\n9,sub-1\n")) == ["sub-1"]
+    refused = {
+        "": "names no participant",
+        "1\nsub-1\n": "more than once",
+        "age\tid\n3\t1\n": "no column participant_id",
+        "age\tparticipant_id\n3\n": "row 1 has fewer cells",
+    }
+    for text, says in refused.items():
         with pytest.raises(InputError, match=says):
             read_participant_list(_touch(tmp_path / "c.txt", text))
-    with pytest.raises(InputError, match="no column participant_id"):
-        read_participant_list(_touch(tmp_path / "d.tsv", "id\n1\n"))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not a readable list"):
         read_participant_list(tmp_path / "absent.txt")
