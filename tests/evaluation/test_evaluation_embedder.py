@@ -98,7 +98,11 @@ def test_follows_scikit_learn(jepa: JEPA, scans: list[NDArray[np.float32]]) -> N
 
 def test_leaves_the_mode_of_the_model(jepa: JEPA, scans: list[NDArray[np.float32]]) -> None:
     jepa.target_encoder.train()
+    during: list[bool] = []
+    hook = jepa.target_encoder.register_forward_pre_hook(lambda module, _: during.append(module.training))
     Embedder(jepa).fit_transform(scans)
+    hook.remove()
+    assert during == [False]  # a model with dropout would embed by chance
     assert jepa.target_encoder.training
     with pytest.raises(InputError):
         Embedder(jepa).fit_transform([scans[0][:5]])
