@@ -17,9 +17,8 @@ from bjepa.preproc import ShardReader
 def main(output: str, run: str) -> None:
     """Read the shards, make a gradient atlas by hand, compare it with the model's, embed every series."""
     reader = ShardReader(output)
-    print(
-        f"{len(reader)} series of {len(reader.scans['scan_id'])} scans, {reader.n_rois} regions ({reader.atlas})"
-    )
+    n_scans = len(reader.scans["scan_id"])
+    print(f"{len(reader)} series of {n_scans} scans, {reader.n_rois} regions ({reader.atlas})")
     first = reader[0]  # (n_frames, n_rois) float32, scaled
     print(
         f"first series: {first.shape}, in the scan's own units around {np.median(reader.unscale(first)):.0f}"
