@@ -99,8 +99,11 @@ class MaskConfig:
             [f"mask.num_blocks must be at least 1, got {self.num_blocks}"] if self.num_blocks < 1 else []
         )
         for f in fields(self):
-            if isinstance(value := getattr(self, f.name), tuple) and not 0 <= value[0] <= value[1] <= 1:
+            value = getattr(self, f.name)
+            if isinstance(value, tuple) and not 0 <= value[0] <= value[1] <= 1:
                 problems.append(f"mask.{f.name} must be two shares, 0 <= low <= high <= 1, got {list(value)}")
+            if self.sampler == "released" and f.name != "sampler" and value != f.default:
+                problems.append(f"mask.{f.name} has no effect with mask.sampler = 'released'; leave it out")
         _refuse(problems)
 
 

@@ -58,6 +58,7 @@ def test_short_scans_fit_the_demo() -> None:
         (["model.embed_dim=66"], "multiple of 4 and of model.num_heads"),
         (["model.depth=0"], "depths must be at least 1"),
         (["mask.sampler=released"], "= 10, got 5"),
+        (["mask.sampler=released", "mask.num_blocks=2"], "mask.num_blocks has no effect"),
         (["objective.ema_start=1.5"], "0 <= ema_start"),
         (["optimizer.lr=-1"], "optimizer.lr must not be negative"),
         (["optimizer.betas=[0.9, 1.0]"], "must lie in"),

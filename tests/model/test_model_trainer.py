@@ -83,7 +83,7 @@ def write_data(folder: Path, *, atlas_sha256: str = "f" * 64, spoil: bool = Fals
             shard["timeseries"][: FRAMES[0]] = np.nan  # sub-00
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more only wait for each other on tensors this small
