@@ -145,7 +145,7 @@ def test_a_run_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
     rows = read_metrics(run)
     steps, epochs = [r for r in rows if "step" in r], [r for r in rows if "step" not in r]
-    # 6 series (two phases of one scan) in batches of 2: 3 batches, 2 updates an epoch, the second with one batch
+    # 6 series (two phases of one scan) in batches of 2: 3 batches, so 2 updates an epoch, the second with one
     assert [r["step"] for r in steps] == [1, 2, 3, 4, 5, 6] and [r["epoch"] for r in epochs] == [1, 2, 3]
     assert set(steps[0]) == {
         *("step", "epoch", "loss", "loss_cross_roi", "loss_cross_time", "loss_double_cross"),
