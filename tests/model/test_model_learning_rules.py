@@ -152,10 +152,10 @@ def test_a_broken_scan_is_named_and_nothing_is_updated() -> None:
 
 def test_variance_parts_are_without_bias() -> None:
     generator = torch.Generator().manual_seed(0)
-    position = 2.0 * torch.randn(1, 300, 8, generator=generator)
-    scan_and_place = 1.0 * torch.randn(3, 300, 8, generator=generator)
+    position = 0.5 * torch.randn(1, 3000, 8, generator=generator)
+    scan_and_place = 1.0 * torch.randn(3, 3000, 8, generator=generator)
     within, between = variance_parts(position + scan_and_place)
-    assert within == pytest.approx(8 * 1, rel=0.1) and between == pytest.approx(8 * 4, rel=0.1)
+    assert within == pytest.approx(8 * 1, rel=0.1) and between == pytest.approx(8 / 4, rel=0.1)
 
 
 def test_monitors_tell_collapse_from_learning() -> None:
