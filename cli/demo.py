@@ -128,12 +128,12 @@ def demo_steps(folder: Path, *, n_jobs: int | None = None, epochs: int | None = 
             "bjepa-evaluate", "embed", run_folder, shards, "--output", evaluation / "embedding.h5",
         ),
         _step(
-            "Age from the embedding",
+            "Age from the embedding, and from regional means as a control",
             "bjepa-evaluate", "probe", run_folder, shards, participants, "--target", "age",
-            "--output", evaluation / "age-probe",
+            "--methods", "static-mean", "--output", evaluation / "age-probe",
         ),
         _step(
-            "Age from connectivity, and from regional means as a control",
+            "Age without a model: from connectivity, and from regional means",
             "bjepa-evaluate", "baselines", shards, participants, "--target", "age",
             "--methods", "fc-ridge,static-mean", "--output", evaluation / "age-baselines",
         ),
