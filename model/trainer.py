@@ -307,6 +307,15 @@ def _restore(run: _Run, checkpoint: Checkpoint) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{origin}: the state of the optimizer does not fit: {error}.") from error
     run.epoch, run.update = checkpoint.epoch, checkpoint.update
+    before, now = _run_json(run).get("n_threads"), torch.get_num_threads()
+    if run.device.type == "cpu" and before not in (None, now):
+        log.warning(
+            "The run began with %s CPU threads, this session has %d: sums round differently, so the weights "
+            "will differ in their last bits from an uninterrupted run's. OMP_NUM_THREADS=%s avoids it.",
+            before,
+            now,
+            before,
+        )
 
 
 def _announce(run: _Run) -> None:
@@ -370,10 +379,16 @@ def _facts(run: _Run, seconds: float) -> dict[str, str]:
 
 
 def _seconds_of_earlier_sessions(run: _Run) -> float:
+    return float(_run_json(run)["wall_time_s"]) if run.update else 0.0
+
+
+def _run_json(run: _Run) -> dict[str, Any]:
+    """run.json as an earlier session left it."""
     path = run.folder / "run.json"
-    if run.update == 0 or not path.is_file():
-        return 0.0
-    return float(json.loads(path.read_text(encoding="utf-8"))["wall_time_s"])
+    found: dict[str, Any] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"wall_time_s": 0}
+    )
+    return found
 
 
 def _write_run_json(run: _Run, software: dict[str, Any], *, command: list[str], seconds: float) -> None:

@@ -174,9 +174,9 @@ def test_killed_and_resumed_equals_uninterrupted(work: Path) -> None:
     more = ["--set", "train.epochs=6"]
     command = [sys.executable, "-c", "import sys; from bjepa.cli.train import main; sys.exit(main())"]
     command += ["recipe.toml", "--data", "data", "--gradients", "gradients.csv", "--device", "cpu", *more]
-    killed = subprocess.Popen(
-        [*command, "--output", "killed"], env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
-    )
+    threads = str(torch.get_num_threads())  # bit for bit holds for one number of threads
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    killed = subprocess.Popen([*command, "--output", "killed"], env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not Path("killed/checkpoints/last.pt").exists() and killed.poll() is None:
         assert time.monotonic() < deadline
@@ -417,3 +417,15 @@ def test_torn_metrics_are_refused_in_the_middle_only(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epo\n{"epoch": 1}\n')
     with pytest.raises(InputError, match="line 1 is not JSON"):
         read_metrics(tmp_path)
+
+
+def test_resume_with_another_number_of_threads_is_told(
+    work: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, work / "run")
+    assert train("--resume", "--set", "train.epochs=1") == 0
+    assert "CPU threads" not in capsys.readouterr().err
+    facts = json.loads((work / "run/run.json").read_text())
+    (work / "run/run.json").write_text(json.dumps(facts | {"n_threads": facts["n_threads"] + 5}))
+    assert train("--resume", "--set", "train.epochs=1") == 0
+    assert f"began with {facts['n_threads'] + 5} CPU threads" in capsys.readouterr().err
