@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
 
     work = p.add_argument_group("work")
     work.add_argument(
-        "--n-jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+        "--n-jobs", type=_n_jobs, default=-1, metavar="N", help="processes (default: -1, all cores)"
     )
     work.add_argument("--overwrite", action="store_true", help="do finished scans again")
     work.add_argument("--dry-run", action="store_true", help="only list what would be done")
@@ -164,6 +163,12 @@ def _frames_or_auto(text: str) -> int | str:
     return int(text)
 
 
+def _n_jobs(text: str) -> int:
+    if text != "-1" and (not text.isdigit() or int(text) < 1):
+        raise argparse.ArgumentTypeError(f"must be 1 or more, or -1 for all cores, got {text!r}")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, return the exit status."""
     return run(_preprocess, parser().parse_args(argv), prog=PROG)
@@ -175,7 +180,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     from bjepa.preproc.inputs import ScanFilter, find_scans
 
     keep = ScanFilter(args.participant_label, args.session_label, args.task_id, args.run_id, args.space)
-    dataset = find_scans(args.input, keep)
+    dataset = find_scans(args.input, keep, exclude=args.output)
     space = _one_space(args.space, dataset.scans)
     atlas = load_atlas(args.atlas, space=space, atlas_dir=args.atlas_dir, labels_tsv=args.atlas_labels)
     participant, group = _options(args, dataset, atlas)

@@ -75,8 +75,11 @@ class ScanFilter:
     space: str | None = None  # of images whose name says their space
 
 
-def find_scans(given: Path, keep: ScanFilter) -> Dataset:
-    """The scans of `given` that `keep` keeps, sorted by scan_id. Raises InputError where there are none."""
+def find_scans(given: Path, keep: ScanFilter, *, exclude: Path | None = None) -> Dataset:
+    """The scans of `given` that `keep` keeps, sorted by scan_id. Raises InputError where there are none.
+
+    `exclude` is the output folder: it may lie inside `given`, but nothing in it is input.
+    """
     if not given.exists():
         raise InputError(
             f"INPUT {given} does not exist.", hint="Give a folder, a NIfTI file or a manifest (.tsv)."
@@ -88,9 +91,9 @@ def find_scans(given: Path, keep: ScanFilter) -> Dataset:
         scans = [_from_name(given, given.parent)]
     elif (description := given / "dataset_description.json").is_file():
         made_by = _made_by(description)
-        scans = _from_derivative(given)
+        scans = _from_derivative(given, exclude)
     else:
-        scans = _from_folder(given)
+        scans = _from_folder(given, exclude)
     kept = [scan for scan in scans if _is_kept(scan, keep)]
     if not kept:
         raise InputError(
@@ -104,8 +107,8 @@ def find_scans(given: Path, keep: ScanFilter) -> Dataset:
 # --- the kinds of input -------------------------------------------------------------------------------------
 
 
-def _from_folder(folder: Path) -> list[ScanSource]:
-    images = _images(folder)
+def _from_folder(folder: Path, exclude: Path | None) -> list[ScanSource]:
+    images = _images(folder, exclude)
     if not images:
         raise InputError(
             f"INPUT {folder} holds no NIfTI file (.nii, .nii.gz).",
@@ -114,7 +117,7 @@ def _from_folder(folder: Path) -> list[ScanSource]:
     return [_from_name(path, folder) for path in images]
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path, exclude: Path | None) -> list[Path]:
     images = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -125,6 +128,8 @@ def _images(folder: Path) -> list[Path]:
             or path.is_dir()
         ):
             continue
+        if exclude is not None and path.resolve().is_relative_to(exclude.resolve()):
+            continue
         if _stem(path).rsplit("_", 1)[-1] in _OTHER_SUFFIXES:
             log.debug("%s is not a BOLD run; passed over.", path)
             continue
@@ -132,14 +137,14 @@ def _images(folder: Path) -> list[Path]:
     return images
 
 
-def _from_derivative(folder: Path) -> list[ScanSource]:
+def _from_derivative(folder: Path, exclude: Path | None) -> list[ScanSource]:
     description = _read_json(folder / "dataset_description.json")
     if description.get("DatasetType", "raw") != "derivative" and "GeneratedBy" not in description:
         raise InputError(
             f"INPUT {folder} is a raw BIDS folder; its scans are not in a template space.",
             hint="Run fMRIPrep and give its output folder, or give normalised NIfTI files.",
         )
-    images = [path for path in _images(folder) if path.name.endswith(("bold.nii", "bold.nii.gz"))]
+    images = [path for path in _images(folder, exclude) if path.name.endswith(("bold.nii", "bold.nii.gz"))]
     preprocessed = [path for path in images if "_desc-preproc_" in path.name]
     if not preprocessed:
         raise InputError(
