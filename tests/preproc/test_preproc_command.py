@@ -254,6 +254,12 @@ def test_missing_regions_are_marked_and_too_many_fail(
     assert "Scans with missing regions" in (tmp_path / "out/report.html").read_text()
 
 
+def test_output_inside_input_is_no_input(bold: Path, atlas_options: list[str]) -> None:
+    for _ in range(2):
+        assert _run(bold, bold / "out", *atlas_options) == 0
+    assert len(ShardReader(bold / "out").scans["scan_id"]) == 3
+
+
 def test_dry_run_writes_nothing(
     bold: Path, tmp_path: Path, atlas_options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,6 +282,7 @@ def test_space_must_be_known_and_one(bold: Path, tmp_path: Path, capsys: pytest.
 def test_usage_errors_exit_2(tmp_path: Path) -> None:
     for argv in (
         ["--t-r", "0"],
+        ["--n-jobs", "0"],
         ["--drop-initial", "x"],
         ["--min-coverage", "2"],
         ["--resample", "decimate"],
