@@ -131,6 +131,10 @@ def _in_folder(names: set[str], space: str, folder: Path) -> dict[str, Published
         return max(
             complete, key=lambda v: abs(np.linalg.det(next(iter(v.values())).affine))
         )  # 2 mm before 1 mm
+    for volumes in by_grid.values():
+        lacking = ", ".join(sorted(names - volumes.keys()))
+        for volume in volumes.values():
+            log.warning("%s is of no use here: there is no %s on its grid.", volume.path, lacking)
     combined = [p for p in paths if _COMBINED.search(p.name.lower()) and _is_in_space(p, space)]
     if combined and names <= _COMBINED_LABELS.keys():
         coarsest = max(combined, key=lambda p: abs(np.linalg.det(nib.load(p).affine)))

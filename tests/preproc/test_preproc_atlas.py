@@ -99,6 +99,19 @@ def test_each_space_has_its_own_volume(published: Path) -> None:
     assert atlas.labels.shape == (97, 115, 97) and len(np.unique(atlas.labels)) == 451
 
 
+def test_parts_on_different_grids_are_not_mixed(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr("pooch.retrieve", refuse)
+    folder = _folder_with(tmp_path, published, SCHAEFER.format(17).replace("2mm", "1mm"), TIAN)
+    with pytest.raises(InputError, match="could not be downloaded"):
+        load_atlas(NAME, space=SPACE, atlas_dir=folder)
+    assert "there is no tian-s3 on its grid" in caplog.text and "no schaefer-400 on its grid" in caplog.text
+
+
 def test_a_mirrored_volume_is_refused(published: Path, tmp_path: Path) -> None:
     image = nib.load(published / SCHAEFER.format(17))
     nib.save(
