@@ -151,6 +151,7 @@ def _positive(text: str) -> int:
 
 def _embed(args: argparse.Namespace) -> int:
     from bjepa.model import load_model
+    from bjepa.model.device import choose_device
     from bjepa.model.evaluation.evaluate import run_embed
 
     run_embed(
@@ -158,13 +159,14 @@ def _embed(args: argparse.Namespace) -> int:
         args.data,
         args.output,
         batch_size=args.batch_size,
-        device=_device(args.device),
+        device=str(choose_device(args.device)),
     )
     return DONE
 
 
 def _probe(args: argparse.Namespace) -> int:
     from bjepa.model import load_model
+    from bjepa.model.device import choose_device
     from bjepa.model.evaluation.evaluate import run_probe
 
     run_probe(
@@ -174,7 +176,7 @@ def _probe(args: argparse.Namespace) -> int:
         args.output,
         methods=_names(args.methods) or (),
         batch_size=args.batch_size,
-        device=_device(args.device),
+        device=str(choose_device(args.device)),
         command=args.words,
     )
     print(args.output / "report.html")
@@ -220,18 +222,3 @@ def _names(methods: str | None) -> list[str] | None:
             f"--methods must be names between commas, got {methods!r}.", hint="fc-ridge,static-mean"
         )
     return names
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from bjepa.preproc.errors import InputError
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return next(d for d in ("cuda", "mps", "cpu") if there[d])
-    if not there[name]:
-        raise InputError(
-            f"--device {name}: this machine has none that PyTorch can use.", hint="Use --device auto or cpu."
-        )
-    return name

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from bjepa.model.checkpoint import Checkpoint, save_checkpoint
 from bjepa.model.config import Recipe, load_recipe, recipe_to_toml
 from bjepa.model.dataset import ShardDataset, epoch_loader
+from bjepa.model.device import choose_device, choose_precision
 from bjepa.model.ema import ema_at
 from bjepa.model.hub import load_strictly, save_model
 from bjepa.model.inputs import TrainingInputs, read_inputs
@@ -141,28 +142,6 @@ def train(
     with RunLog(output, step=run.update, epoch=run.epoch) as runlog:
         _announce(run)
         _train_epochs(run, runlog, command=list(command))
-
-
-def choose_device(name: str) -> torch.device:
-    """The device by name; "auto" is CUDA, else Apple's MPS, else the CPU. InputError if it is not there."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, is_there in there.items() if is_there))
-    if not there.get(name, False):
-        usable = ", ".join(kind for kind, is_there in there.items() if is_there)
-        raise InputError(f"--device {name} is not available here; usable: auto, {usable}.")
-    return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """ "fp32" or "bf16"; "auto" is bf16 where CUDA has it."""
-    if name != "auto":
-        return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _train_epochs(run: _Run, runlog: RunLog, *, command: list[str]) -> None:

@@ -22,9 +22,9 @@ from bjepa.model import ShardDataset, load_model
 from bjepa.model.checkpoint import load_checkpoint
 from bjepa.model.config import load_recipe
 from bjepa.model.dataset import ClipKey, MaskingCollate, epoch_keys, epoch_loader
+from bjepa.model.device import choose_device, choose_precision
 from bjepa.model.report import verdicts
 from bjepa.model.runlog import read_metrics
-from bjepa.model.trainer import choose_device, choose_precision
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.shards import ROI_COLUMNS, ShardReader, ShardScan, write_shard
 
