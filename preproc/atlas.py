@@ -12,6 +12,7 @@ are often wrong, so the order is proven by content: the centre of every label mu
 
 import hashlib
 import logging
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -105,7 +106,8 @@ def load_atlas(
     space
         One of SPACES; for a label volume any name, default: the `space-` or `tpl-` of its file name.
     atlas_dir
-        Searched recursively for the published files before any download.
+        Searched recursively for the published files before any download; default: the folder that the
+        environment variable BJEPA_ATLAS_DIR names, if any.
     labels_tsv
         For a label volume: tab-separated, columns `index` (the label's number) and `name`, optionally
         `structure hemisphere network7 network17`.
@@ -125,7 +127,8 @@ def load_atlas(
     parts = [_part(part) for part in str(name).split("+")]
     if len({part.published for part in parts}) < len(parts):
         raise InputError(f"atlas {name!r} names the same parcels twice.", hint="Give each part once.")
-    folder = Path(atlas_dir).expanduser() if atlas_dir is not None else None
+    given = atlas_dir or os.environ.get("BJEPA_ATLAS_DIR")
+    folder = Path(given).expanduser() if given else None
     volumes = atlas_files.find_volumes({part.published for part in parts}, space, folder)
     return _assemble(str(name), space, parts, volumes)
 

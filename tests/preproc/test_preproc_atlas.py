@@ -94,6 +94,11 @@ def test_storage_order_of_the_parts_does_not_matter(published: Path, tmp_path: P
     np.testing.assert_array_equal(mapped.get_fdata(), expected.get_fdata())
 
 
+def test_folder_from_the_environment(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BJEPA_ATLAS_DIR", str(published))
+    assert load_atlas("tian-s3", space=SPACE).n_rois == 50
+
+
 def test_each_space_has_its_own_volume(published: Path) -> None:
     atlas = load_atlas(NAME, space="MNI152NLin2009cAsym", atlas_dir=published)
     assert atlas.labels.shape == (97, 115, 97) and len(np.unique(atlas.labels)) == 451
@@ -236,6 +241,7 @@ def test_download_is_verified_and_its_failure_told(
             raise ValueError("hash differs")
         return str(tmp_path / fname)
 
+    monkeypatch.delenv("BJEPA_ATLAS_DIR", raising=False)
     monkeypatch.setattr(pooch, "retrieve", deliver)
     assert (
         load_atlas("tian-s3", space=SPACE).n_rois == 50
