@@ -31,19 +31,21 @@ class Published:
     citation: dict[str, str]
 
 
+# Commits are pinned: what an address gives cannot change, and the SHA-256 proves it.
 _GITHUB = "https://raw.githubusercontent.com"
+_XCPENGINE, _SCHAEFER = f"{_GITHUB}/PennLINC/xcpEngine", "atlas/schaefer400x17/schaefer400x17MNI.nii.gz"
+_SUBCORTEX = f"{_GITHUB}/yetianmed/subcortex/62751401be0dba587442799748a886d5d87b8364"
+_TIAN = f"{_SUBCORTEX}/Group-Parcellation/3T/Subcortex-Only"
 PUBLISHED = {
     "schaefer-400": Published(
         re.compile(r"schaefer(?!.*(tian|subcortex)).*(400parcels|400x|_400)"),
-        {  # the 2 mm NLin6Asym file is the one in 7-network order: its SHA-256 is the one that is proven
+        {  # one name, two commits: the file was replaced by that of the other space (both 2 mm, 17 networks)
             "MNI152NLin6Asym": (
-                f"{_GITHUB}/ThomasYeoLab/CBIG/v0.14.3-Update_Yeo2011_Schaefer2018_labelname/stable_projects/"
-                "brain_parcellation/Schaefer2018_LocalGlobal/Parcellations/MNI/"
-                "Schaefer2018_400Parcels_7Networks_order_FSLMNI152_2mm.nii.gz",
-                "359da271b5d569ae76112693ef4f303cb744c5e060306ca45eca40bddacc85ac",
+                f"{_XCPENGINE}/b1d4c6a2b387159ca3e8800ce7d3f5a2b7f595ac/{_SCHAEFER}",
+                "b275e31a5052434a2202f5ef0d6fd2e3cfa539453ae3af3975bf9bbeef58fd4c",
             ),
             "MNI152NLin2009cAsym": (
-                f"{_GITHUB}/PennLINC/xcpEngine/d7998c8/atlas/schaefer400x17/schaefer400x17MNI.nii.gz",
+                f"{_XCPENGINE}/d7998c89bf4b77060479f164db8914d30afe5050/{_SCHAEFER}",
                 "3ee61016960fde4b1296fd6632da338d80561ff3610796189a568bb2c79e6948",
             ),
         },
@@ -56,13 +58,12 @@ PUBLISHED = {
         re.compile(r"^(?!.*schaefer).*tian.*s3"),
         {
             "MNI152NLin6Asym": (
-                f"{_GITHUB}/yetianmed/subcortex/master/Group-Parcellation/3T/Subcortex-Only/Tian_Subcortex_S3_3T.nii",
+                f"{_TIAN}/Tian_Subcortex_S3_3T.nii",
                 "df86741fedcf5814cf9c91817f794f19b92e149f057335a5568b5fc32bb17bc7",
             ),
             "MNI152NLin2009cAsym": (
-                f"{_GITHUB}/yetianmed/subcortex/master/Group-Parcellation/3T/Subcortex-Only/"
-                "Tian_Subcortex_S3_3T_2009cAsym.nii",
-                "4748b7dd965a267a86f00b04c44799bde99a1ccd1f3496c914b38e4655dbea8c",
+                f"{_TIAN}/Tian_Subcortex_S3_3T_2009cAsym.nii.gz",
+                "f996886fe9cc497b29b0502b8a202022152868c3880f7df8c4f0b07eddb2fd04",
             ),
         },
         {

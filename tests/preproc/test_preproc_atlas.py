@@ -224,28 +224,34 @@ def test_saved_atlas_is_the_atlas(tmp_path: Path, published: Path) -> None:
     assert "Tian" in facts["citations"][0]
 
 
-def test_download_is_verified_and_its_failure_told(
+def test_downloads_are_verified_and_failure_is_told(
     tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import gzip
 
     import pooch
 
-    asked: list[tuple[str, str]] = []
+    contents = {  # what the addresses hold: the same bytes as the files at hand
+        "Tian_Subcortex_S3_3T.nii": gzip.decompress((published / TIAN).read_bytes()),
+        "Tian_Subcortex_S3_3T_2009cAsym.nii.gz": (published / f"{TIAN[:-7]}_2009cAsym.nii.gz").read_bytes(),
+        "b1d4c6a": (published / SCHAEFER.format(17)).read_bytes(),
+        "d7998c8": (published / "schaefer/schaefer400x17_MNI152NLin2009cAsym_2mm.nii.gz").read_bytes(),
+    }
 
     def deliver(url: str, known_hash: str, path: Path, fname: str) -> str:
-        asked.append((url, known_hash))
-        content = gzip.decompress((published / TIAN).read_bytes())
-        (tmp_path / fname).write_bytes(content)
-        if pooch.file_hash(tmp_path / fname) != known_hash.removeprefix("sha256:"):
+        folder = tmp_path / Path(path).name
+        folder.mkdir(exist_ok=True)
+        content = next(c for key, c in contents.items() if url.endswith(f"/{key}") or f"/{key}" in url[:-40])
+        (folder / fname).write_bytes(content)
+        if pooch.file_hash(folder / fname) != known_hash.removeprefix("sha256:"):
             raise ValueError("hash differs")
-        return str(tmp_path / fname)
+        return str(folder / fname)
 
     monkeypatch.delenv("BJEPA_ATLAS_DIR", raising=False)
     monkeypatch.setattr(pooch, "retrieve", deliver)
-    assert (
-        load_atlas("tian-s3", space=SPACE).n_rois == 50
-    )  # the recorded SHA-256 is that of the published file
-    assert asked[0][0].endswith("Tian_Subcortex_S3_3T.nii")
-    with pytest.raises(InputError, match="could not be downloaded"):
+    for space in ("MNI152NLin6Asym", "MNI152NLin2009cAsym"):
+        found = load_atlas(NAME, space=space, atlas_dir=published)
+        assert load_atlas(NAME, space=space).sha256 == found.sha256
+    contents["b1d4c6a"] = contents["d7998c8"]
+    with pytest.raises(InputError, match=r"could not be downloaded .*hash differs"):
         load_atlas("schaefer-400", space=SPACE)
