@@ -78,6 +78,11 @@ def test_missing_regions_stay_missing_and_frames_drop(series: np.ndarray) -> Non
         (CleaningOptions(low_pass=0.9), NO_CONFOUNDS, r"--low-pass must be in \(0, 0.625\)"),
         (CleaningOptions(drop_initial=139), NO_CONFOUNDS, "leaves 1 of 140"),
         (CleaningOptions(confounds="24p"), Confounds(pd.DataFrame(np.ones((9, 1))), 0, None), "have 9 rows"),
+        (
+            CleaningOptions(confounds="36p", drop_initial=2),
+            Confounds(pd.DataFrame(np.random.default_rng(0).normal(size=(T, 134))), 0, None),
+            "removes 136 dimensions from 138 frames",
+        ),
     ],
 )
 def test_cleaning_refused(
