@@ -39,9 +39,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
-MIN_DEGREES_OF_FREEDOM = 3  # frames less the dimensions that confounds, mean and trend take away
-
-
 @dataclass(frozen=True, kw_only=True)
 class CleaningOptions:
     """confounds: "none" or a key of STRATEGIES; high_pass, low_pass: Hz; drop_initial: frames or "auto"."""
@@ -129,10 +126,10 @@ def clean_timeseries(
         )
     kept = timeseries[dropped:]
     n_removed = 0 if values is None else values.shape[1] + 2  # mean and trend go too
-    if n_removed and len(kept) - n_removed < MIN_DEGREES_OF_FREEDOM:
+    if n_removed >= len(kept):
         raise InputError(
-            f"cleaning removes {n_removed} dimensions from {len(kept)} frames; at least "
-            f"{MIN_DEGREES_OF_FREEDOM} must be left, or what remains is rounding, not signal.",
+            f"cleaning removes {n_removed} dimensions (confounds, mean and trend) from {len(kept)} frames: "
+            "nothing but rounding would be left.",
             hint="Choose fewer confounds (--confounds), or a longer run.",
         )
     if values is None and options.high_pass is None and options.low_pass is None:

@@ -98,7 +98,9 @@ def _one_participant(
     try:
         process_scan(source, atlas, output, options, overwrite=overwrite)
     except InputError as error:
-        failure = Failure(str(source.path), "participant", "InputError", error.message, error.hint)
+        named = str(source.path) in error.message
+        message = error.message if named else f"{source.path}: {error.message}"
+        failure = Failure(str(source.path), "participant", "InputError", message, error.hint)
     except Exception as error:  # a fault of ours or of a library must not stop the other scans
         log.debug("%s", source.path, exc_info=True)
         failure = Failure(

@@ -80,8 +80,8 @@ def test_missing_regions_stay_missing_and_frames_drop(series: np.ndarray) -> Non
         (CleaningOptions(confounds="24p"), Confounds(pd.DataFrame(np.ones((9, 1))), 0, None), "have 9 rows"),
         (
             CleaningOptions(confounds="36p", drop_initial=2),
-            Confounds(pd.DataFrame(np.random.default_rng(0).normal(size=(T, 134))), 0, None),
-            "removes 136 dimensions from 138 frames",
+            Confounds(pd.DataFrame(np.random.default_rng(0).normal(size=(T, 136))), 0, None),
+            r"removes 138 dimensions .* from 138 frames",
         ),
     ],
 )
