@@ -107,6 +107,17 @@ def _known_columns(table: pd.DataFrame) -> tuple[int, float | None]:
     return n_non_steady, None if fd is None or fd.isna().all() else float(fd.mean())
 
 
+def _rank_with_trend(confounds: NDArray[np.float64]) -> int:
+    """Dimensions that regression on confounds (n_frames, n_confounds), mean and linear trend removes."""
+    n_frames = len(confounds)
+    scale = confounds.std(axis=0)
+    varying = confounds[:, scale > 0] / scale[scale > 0]
+    design = np.column_stack(
+        [np.ones(n_frames), np.linspace(-1, 1, n_frames), varying - varying.mean(axis=0)]
+    )
+    return int(np.linalg.matrix_rank(design))
+
+
 def clean_timeseries(
     timeseries: NDArray[np.float32], confounds: Confounds, options: CleaningOptions, *, t_r: float
 ) -> NDArray[np.float32]:
@@ -125,11 +136,10 @@ def clean_timeseries(
             hint="Give the confounds of the same run.",
         )
     kept = timeseries[dropped:]
-    n_removed = 0 if values is None else values.shape[1] + 2  # mean and trend go too
-    if n_removed >= len(kept):
+    if values is not None and _rank_with_trend(values[dropped:]) >= len(kept):
         raise InputError(
-            f"cleaning removes {n_removed} dimensions (confounds, mean and trend) from {len(kept)} frames: "
-            "nothing but rounding would be left.",
+            f"{values.shape[1]} confounds, mean and trend explain all of {len(kept)} frames: "
+            "cleaning would leave nothing but rounding.",
             hint="Choose fewer confounds (--confounds), or a longer run.",
         )
     if values is None and options.high_pass is None and options.low_pass is None:
