@@ -15,7 +15,6 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,12 @@ from bjepa.preproc import atlas_files
 from bjepa.preproc.atlas_files import SPACES, PublishedVolume
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_text
+from bjepa.preproc.published_tables import REGION_COLUMNS, schaefer_table, tian_table
 
 log = logging.getLogger(__name__)
 
 DEFAULT_ATLAS = "tian-s3+schaefer-400"
-TABLE_COLUMNS = (
-    "index",
-    "name",
-    "structure",
-    "hemisphere",
-    "network7",
-    "network17",
-    "x",
-    "y",
-    "z",
-    "n_voxels",
-)
+TABLE_COLUMNS = (*REGION_COLUMNS, "n_voxels")
 NO_VALUE = "n/a"  # as in BIDS tables
 
 # A label's centre lies within this of its place in the table: the two MNI spaces differ by up to 3.5 mm, the
@@ -140,7 +129,7 @@ def load_atlas(
 class _Part:
     published: str  # key of atlas_files.PUBLISHED
     order: str  # of its columns: "17networks", "7networks" or "" where there is one order only
-    table: pd.DataFrame  # TABLE_COLUMNS but n_voxels, in column order
+    table: pd.DataFrame  # REGION_COLUMNS, in column order
     others: dict[str, NDArray[np.int64]]  # other numberings of the same parcels: label there -> column + 1
     citation: dict[str, str]
 
@@ -161,36 +150,18 @@ def _part(name: str) -> _Part:
             )
 
 
-def _read_table(name: str) -> pd.DataFrame:
-    return pd.read_csv(str(files("bjepa.preproc") / "tables" / f"{name}.tsv"), sep="\t")
-
-
 def _tian_part() -> _Part:
-    table = _read_table("tian-s3")
-    table["index"] = table["label"]
-    table["structure"] = "subcortex"
-    table["hemisphere"] = table["name"].str[-2:].map({"rh": "R", "lh": "L"})
-    table["network7"] = table["network17"] = "Subcortex"
-    return _Part(
-        "tian-s3", "", table[list(TABLE_COLUMNS[:-1])], {}, atlas_files.PUBLISHED["tian-s3"].citation
-    )
+    citation = atlas_files.PUBLISHED["tian-s3"].citation
+    return _Part("tian-s3", "", tian_table(), {}, citation)
 
 
 def _schaefer_part(order: str) -> _Part:
     other_order = "7networks" if order == "17networks" else "17networks"
-    table = _read_table("schaefer-400").sort_values(f"label_{order}", ignore_index=True)
+    table = schaefer_table(order)
     column_of_other = np.zeros(len(table) + 1, dtype=np.int64)
     column_of_other[table[f"label_{other_order}"]] = table[f"label_{order}"]
-    table["index"] = table[f"label_{order}"]
-    table["name"] = table[f"name_{order}"]
-    table["structure"] = "cortex"
-    table["hemisphere"] = table["name"].str.split("_").str[1].str[0]
-    table["network7"] = table["name_7networks"].str.split("_").str[2]
-    table["network17"] = table["name_17networks"].str.split("_").str[2]
     citation = atlas_files.PUBLISHED["schaefer-400"].citation
-    return _Part(
-        "schaefer-400", order, table[list(TABLE_COLUMNS[:-1])], {other_order: column_of_other}, citation
-    )
+    return _Part("schaefer-400", order, table[list(REGION_COLUMNS)], {other_order: column_of_other}, citation)
 
 
 def _assemble(name: str, space: str, parts: list[_Part], volumes: dict[str, PublishedVolume]) -> Atlas:

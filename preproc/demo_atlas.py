@@ -13,7 +13,6 @@ Schaefer, and is for the simulated cohort only.
 import functools
 import importlib.util
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -99,34 +98,12 @@ def demo_table() -> Any:
     """
     import pandas as pd
 
-    tables = files("bjepa.preproc") / "tables"
-    with (tables / "tian-s3.tsv").open() as tian_s3, (tables / "schaefer-400.tsv").open() as schaefer_400:
-        tian = pd.read_csv(tian_s3, sep="\t").sort_values("label")
-        schaefer = pd.read_csv(schaefer_400, sep="\t").sort_values("label_17networks")
-    subcortex = pd.DataFrame(
-        {
-            "name": tian["name"],
-            "structure": "subcortex",
-            "hemisphere": tian["name"].str[-2].str.upper(),  # HIP-head-m-rh
-            "network7": "Subcortex",
-            "network17": "Subcortex",
-            "label_7networks": 0,
-            **tian[["x", "y", "z"]],
-        }
-    )
-    cortex = pd.DataFrame(
-        {
-            "name": schaefer["name_17networks"],
-            "structure": "cortex",
-            "hemisphere": schaefer["name_17networks"].str.split("_").str[1].str[0],  # 17Networks_LH_VisCent_…
-            "network7": schaefer["name_7networks"].str.split("_").str[2],
-            "network17": schaefer["name_17networks"].str.split("_").str[2],
-            "label_7networks": schaefer["label_7networks"],
-            **schaefer[["x", "y", "z"]],
-        }
-    )
+    from bjepa.preproc.published_tables import schaefer_table, tian_table
+
+    subcortex = tian_table().assign(label_7networks=0)
+    cortex = schaefer_table("17networks").drop(columns="label_17networks")
     table = pd.concat([subcortex, cortex], ignore_index=True)
-    table.insert(0, "index", np.arange(1, N_ROIS + 1))
+    table["index"] = np.arange(1, N_ROIS + 1)
     return table
 
 
