@@ -62,6 +62,21 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def at_least(low: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `low`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from error
+        if value < low:
+            raise argparse.ArgumentTypeError(f"must be {low} or more, got {value}")
+        return value
+
+    return parse
+
+
 def run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace, *, prog: str) -> int:
     """Set up the log on stderr, run the command, and turn a refused input into exit status 2."""
     logging.basicConfig(

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bjepa.cli._common import DONE, NOTHING_DONE, command_parser, run
+from bjepa.cli._common import DONE, NOTHING_DONE, at_least, command_parser, run
 from bjepa.preproc.errors import InputError
 
 PROG = "bjepa-demo"
@@ -62,17 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--participants",
-        type=_at_least(MIN_PARTICIPANTS),
+        type=at_least(MIN_PARTICIPANTS),
         default=60,
         metavar="N",
         help=f"simulated participants, one scan each, {MIN_PARTICIPANTS} or more; default: 60",
     )
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the simulated cohort; default: 0")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the simulated cohort; default: 0")
     parser.add_argument(
-        "--epochs", type=_at_least(1), metavar="N", help="training epochs; default: as the recipe `demo`"
+        "--epochs", type=at_least(1), metavar="N", help="training epochs; default: as the recipe `demo`"
     )
     parser.add_argument(
-        "--n-jobs", type=_at_least(1), metavar="N", help="processes of bjepa-preprocess; default: all cores"
+        "--n-jobs", type=at_least(1), metavar="N", help="processes of bjepa-preprocess; default: all cores"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier demo in DIR; other files there stay"
@@ -196,13 +196,3 @@ def _prepare_folder(folder: Path, *, overwrite: bool) -> None:
                 made.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).write_text(f"Made by {PROG}, which may replace: {' '.join(MADE)}\n", encoding="utf-8")
-
-
-def _at_least(low: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"must be {low} or more, got {value}")
-        return value
-
-    return number

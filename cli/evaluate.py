@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bjepa.cli._common import DONE, LOG_LEVELS, command_parser, run
+from bjepa.cli._common import DONE, LOG_LEVELS, at_least, command_parser, run
 
 if TYPE_CHECKING:
     from bjepa.model.evaluation.evaluate import Protocol
@@ -111,7 +111,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto"
     )
     parser.add_argument(
-        "--batch-size", type=_positive, default=8, metavar="N", help="windows at a time; default: 8"
+        "--batch-size", type=at_least(1), default=8, metavar="N", help="windows at a time; default: 8"
     )
 
 
@@ -140,13 +140,6 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--splits", type=Path, metavar="FILE", help="reuse this splits.tsv (no --n-splits, no --seed)"
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
-    return number
 
 
 def _embed(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from bjepa.gradients.connectivity import fisher_z, mean_over_scans, scan_connect
 from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
 from bjepa.gradients.tables import MATRIX_NAMES, SERIES_NAMES, SUFFIXES, Table, read_table
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.participants import read_participant_list
+from bjepa.preproc.participants import bare_id, read_participant_list
 from bjepa.preproc.shards import FORMAT as SHARD_FORMAT
 from bjepa.preproc.shards import ShardReader
 
@@ -63,7 +63,7 @@ def read_connectivity(
     """
     if not path.exists():
         raise InputError(f"INPUT {path} does not exist.")
-    wanted = None if participants is None else {_bare(name) for name in read_participant_list(participants)}
+    wanted = None if participants is None else {bare_id(name) for name in read_participant_list(participants)}
     if _holds_shards(path):
         return _from_shards(path, wanted, atlas_dir, progress)
     if path.is_dir():
@@ -96,7 +96,7 @@ def _from_shards(
     path: Path, wanted: set[str] | None, atlas_dir: Path | None, progress: Progress
 ) -> GroupConnectivity:
     reader = ShardReader(path)
-    people = [_bare(name) for name in reader.scans["participant_id"]]
+    people = [bare_id(name) for name in reader.scans["participant_id"]]
     chosen = [row for row, person in enumerate(people) if wanted is None or person in wanted]
     _check_chosen(wanted, set(people))
     log.info("%d scans of %d regions, shards of %s", len(chosen), reader.n_rois, path)
@@ -258,7 +258,3 @@ def _check_chosen(wanted: set[str] | None, there: set[str]) -> None:
 def _participant(file: Path) -> str | None:
     found = re.search(r"sub-([A-Za-z0-9]+)", file.name) or re.search(r"sub-([A-Za-z0-9]+)", str(file.parent))
     return found.group(1) if found else None
-
-
-def _bare(participant: str) -> str:
-    return participant.removeprefix("sub-")

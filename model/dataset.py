@@ -19,6 +19,7 @@ from bjepa.model.config import Recipe
 from bjepa.model.masking import collate_masks, released_masks, sample_mask
 from bjepa.model.train_step import Batch
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.participants import bare_id
 from bjepa.preproc.shards import ShardReader
 
 # What a seed is for: independent streams for windows, masks, order
@@ -81,8 +82,8 @@ class ShardDataset(Dataset[Clip]):
         reader = self.reader
         wanted = np.ones(len(reader), dtype=bool)
         if participants is not None:
-            bare = {p.removeprefix("sub-") for p in participants}
-            found = [p.removeprefix("sub-") for p in reader.scans["participant_id"]]
+            bare = {bare_id(p) for p in participants}
+            found = [bare_id(p) for p in reader.scans["participant_id"]]
             wanted = np.isin(reader.series_scan, np.flatnonzero([p in bare for p in found]))
             if not wanted.any():
                 raise InputError(

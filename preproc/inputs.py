@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.participants import bare_id
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def _from_row(manifest: Path, line: int, row: dict[Any, str]) -> ScanSource:
     scan = _from_name(manifest.parent / told["path"], manifest.parent)
     changes: dict[str, Any] = {k: told[k] for k in ("session", "task", "run", "space") if k in told}
     if "participant_id" in told:
-        changes["participant_id"] = "sub-" + _label(told["participant_id"].removeprefix("sub-"))
+        changes["participant_id"] = "sub-" + _label(bare_id(told["participant_id"]))
     if "t_r" in told:
         try:
             changes["t_r"] = float(told["t_r"])

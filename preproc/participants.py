@@ -6,6 +6,11 @@ from pathlib import Path
 from bjepa.preproc.errors import InputError
 
 
+def bare_id(participant_id: str) -> str:
+    """A participant's id without the BIDS prefix: `sub-01` and `01` are the same participant."""
+    return participant_id.strip().removeprefix("sub-")
+
+
 def read_participant_list(path: Path) -> list[str]:
     """Participant ids (with `sub-`), in the file's order.
 
@@ -27,7 +32,7 @@ def read_participant_list(path: Path) -> list[str]:
         column = 0
     if short := [number for number, row in enumerate(rows, start=1) if len(row) <= column]:
         raise InputError(f"{path}: row {short[0]} has fewer cells than the header.")
-    ids = ["sub-" + name.removeprefix("sub-") for row in rows if (name := row[column].strip())]
+    ids = ["sub-" + name for row in rows if (name := bare_id(row[column]))]
     if not ids:
         raise InputError(f"{path} names no participant.", hint="One id a line, e.g. sub-01.")
     if twice := sorted({name for name in ids if ids.count(name) > 1}):

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bjepa.model.evaluation.scan_data import bare_id
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.participants import bare_id
 
 Task = Literal["regression", "classification"]
 TASKS: tuple[str, ...] = get_args(Task)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sha256_of_file, sha256_of_json
+from bjepa.preproc.participants import bare_id
 from bjepa.preproc.shards import ShardReader
 
 
@@ -58,11 +59,6 @@ def load_scan_data(path: Path) -> ScanData:
         edges=None,
         sha256=sha256_of_json([sha256_of_file(shard) for shard in reader.paths]),
     )
-
-
-def bare_id(participant_id: str) -> str:
-    """A participant's id without the BIDS prefix: `sub-01` and `01` are the same participant."""
-    return participant_id.strip().removeprefix("sub-")
 
 
 def average_by_participant(

@@ -18,9 +18,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bjepa.model.evaluation.cohort import Cohort
-from bjepa.model.evaluation.scan_data import bare_id
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sha256_of_json, write_text
+from bjepa.preproc.participants import bare_id
 
 MIN_SPLITS = 3  # one fold each to train, to validate and to test
 MAX_BINS = 10
