@@ -26,7 +26,7 @@ from bjepa.preproc.files import sha256_of_file, sha256_of_json, write_json, writ
 from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.resample import Phases, Resampling, split_phases, stride_of
 from bjepa.preproc.scaling import Scaling, ScalingMethod, fit_scaling
-from bjepa.preproc.scan_files import Failure, scan_stem
+from bjepa.preproc.scan_files import Failure, FinishedScan, scan_stem
 from bjepa.preproc.shards import ROI_COLUMNS, SCAN_COLUMNS, ShardScan, write_shard
 from bjepa.preproc.stream import open_bold
 
@@ -218,70 +218,77 @@ def _tsnr(timeseries: NDArray[np.float32]) -> float | None:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What the group stage made, for the report: scans.tsv and the scaling."""
+    """What the group stage made, for the report: scans.tsv, the scaling, and the scans themselves."""
 
-    scans: pd.DataFrame
+    table: pd.DataFrame
     scaling: Scaling
-    series_files: list[Path]
+    scans: list[FinishedScan]
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A finished scan and what the group stage does with it."""
+
+    scan: FinishedScan
+    stride: int
+    valid: NDArray[np.bool_]  # (n_rois,)
+
+    def n_frames(self, phases: Phases) -> int:
+        """Frames that are stored."""
+        n_frames = int(self.scan.facts["n_frames"])
+        return n_frames if phases == "all" else _n_frames_out(n_frames, self.stride)
 
 
 def run_group(
     atlas: Atlas, output: Path, options: GroupOptions, *, progress: Callable[[str], None]
 ) -> GroupResult:
     """Scaling, shards and tables from all finished scans of this atlas in OUTPUT."""
-    paths, foreign = scan_files.finished_scans(output, atlas.sha256)
+    scans, foreign = scan_files.finished_scans(output, atlas.sha256)
     if foreign:
         log.warning(
             "%d finished scans of other atlases in %s are left out, e.g. %s.",
             len(foreign),
             output,
-            foreign[0],
+            foreign[0].path,
         )
-    if not paths:
+    if not scans:
         raise InputError(f"{output} holds no finished scan.", hint="Run the stage 'participant' first.")
-    facts = [scan_files.read_facts(path) for path in paths]
-    _refuse_mixed_options(facts)
-    strides = [stride_of(fact["t_r"], options.target_t_r, options.resample) for fact in facts]
-    valid = np.ones((len(facts), atlas.n_rois), dtype=bool)
-    for row, fact in zip(valid, facts, strict=True):
-        row[fact["missing"]] = False
-
-    scaling = _fit(paths, facts, strides, valid, atlas, options)
-    shard_names = _write_shards(paths, facts, strides, valid, atlas, scaling, output, options, progress)
-    table = pd.DataFrame(
-        [
-            _scan_row(fact, stride, options, shard)
-            for fact, stride, shard in zip(facts, strides, shard_names, strict=True)
-        ],
-        columns=SCAN_TABLE_COLUMNS,
-    )
+    _refuse_mixed_options(scans)
+    members = [_member(scan, atlas, options) for scan in scans]
+    scaling = _fit(members, atlas, options)
+    shard_names = _write_shards(members, atlas, scaling, output, options, progress)
+    rows = [_scan_row(m, options, shard) for m, shard in zip(members, shard_names, strict=True)]
+    table = pd.DataFrame(rows, columns=SCAN_TABLE_COLUMNS)
     _write_tables(output, table, scaling, atlas)
-    return GroupResult(table, scaling, paths)
+    return GroupResult(table, scaling, scans)
 
 
-def _refuse_mixed_options(facts: list[dict[str, Any]]) -> None:
+def _refuse_mixed_options(scans: list[FinishedScan]) -> None:
     """Scans of one shard were cleaned alike; only t_r may have been given for some and not for others."""
-    decisive = [{k: v for k, v in fact["options"].items() if k not in ("t_r", "space")} for fact in facts]
-    for fact, options in zip(facts, decisive, strict=True):
+    decisive = [
+        {k: v for k, v in scan.facts["options"].items() if k not in ("t_r", "space")} for scan in scans
+    ]
+    for scan, options in zip(scans, decisive, strict=True):
         if options != decisive[0]:
             raise InputError(
-                f"{facts[0]['scan_id']} was done with {decisive[0]}, {fact['scan_id']} with {options}.",
+                f"{scans[0].facts['scan_id']} was done with {decisive[0]}, "
+                f"{scan.facts['scan_id']} with {options}.",
                 hint="Run the stage 'participant' for all scans with the same options.",
             )
 
 
-def _fit(
-    paths: list[Path],
-    facts: list[dict[str, Any]],
-    strides: list[int],
-    valid: NDArray[np.bool_],
-    atlas: Atlas,
-    options: GroupOptions,
-) -> Scaling:
-    fitting = list(range(len(facts)))
+def _member(scan: FinishedScan, atlas: Atlas, options: GroupOptions) -> _Member:
+    valid = np.ones(atlas.n_rois, dtype=bool)
+    valid[scan.facts["missing"]] = False
+    return _Member(scan, stride_of(scan.facts["t_r"], options.target_t_r, options.resample), valid)
+
+
+def _fit(members: list[_Member], atlas: Atlas, options: GroupOptions) -> Scaling:
+    """The scaling, from the frames of the participants that fit it."""
+    fitting = members
     if options.scaling_participants is not None:
-        fitting = [i for i in fitting if facts[i]["participant_id"] in options.scaling_participants]
-        present = {fact["participant_id"] for fact in facts}
+        present = {m.scan.facts["participant_id"] for m in members}
+        fitting = [m for m in members if m.scan.facts["participant_id"] in options.scaling_participants]
         if not fitting:
             raise InputError(
                 f"--scaling-participants names {len(options.scaling_participants)} participants; "
@@ -292,23 +299,15 @@ def _fit(
             log.warning("--scaling-participants: %d have no finished scan, e.g. %s.", len(absent), absent[0])
 
     def read(number: int, columns: slice) -> NDArray[np.float32]:
-        i = fitting[number]
-        series = scan_files.read_series(paths[i], columns)
-        return series if options.phases == "all" else series[:: strides[i]]
+        series = fitting[number].scan.series(columns)
+        return series if options.phases == "all" else series[:: fitting[number].stride]
 
-    def n_frames(i: int) -> int:
-        n = int(facts[i]["n_frames"])
-        return n if options.phases == "all" else _n_frames_out(n, strides[i])
-
-    sizes = [(valid[i], n_frames(i)) for i in fitting]
+    sizes = [(m.valid, m.n_frames(options.phases)) for m in fitting]
     return fit_scaling(sizes, read, atlas.table["name"].tolist(), options.scaling)
 
 
 def _write_shards(
-    paths: list[Path],
-    facts: list[dict[str, Any]],
-    strides: list[int],
-    valid: NDArray[np.bool_],
+    members: list[_Member],
     atlas: Atlas,
     scaling: Scaling,
     output: Path,
@@ -319,21 +318,17 @@ def _write_shards(
     fresh = output / "work" / "shards-new"
     shutil.rmtree(fresh, ignore_errors=True)
     rois = {column: atlas.table[column].tolist() for column in ROI_COLUMNS}
+    sizes = [4 * int(m.scan.facts["n_frames"]) * atlas.n_rois for m in members]
     names = []
-    for number, members in enumerate(_split([4 * f["n_frames"] * atlas.n_rois for f in facts], SHARD_BYTES)):
+    for number, group in enumerate(_split(sizes, SHARD_BYTES)):
+        name = f"shard-{number:05d}.h5"
         scans = []
-        for i in members:
-            series = scaling.apply(scan_files.read_series(paths[i]))  # (n_frames, n_rois)
-            phases = split_phases(series, strides[i], options.phases)
-            entities = {column: facts[i][column] for column in SCAN_COLUMNS}
-            t_r = facts[i]["t_r"]
-            scans.append(
-                ShardScan(entities=entities, t_r=t_r, t_r_out=t_r * strides[i], valid=valid[i], phases=phases)
-            )
-            names.append(f"shard-{number:05d}.h5")
-            progress(entities["scan_id"])
+        for i in group:
+            scans.append(_shard_scan(members[i], scaling, options))
+            names.append(name)
+            progress(scans[-1].entities["scan_id"])
         write_shard(
-            fresh / f"shard-{number:05d}.h5",
+            fresh / name,
             scans,
             atlas=atlas.name,
             atlas_sha256=atlas.sha256,
@@ -352,6 +347,18 @@ def _write_shards(
     return names
 
 
+def _shard_scan(member: _Member, scaling: Scaling, options: GroupOptions) -> ShardScan:
+    facts = member.scan.facts
+    scaled = scaling.apply(member.scan.series())  # (n_frames, n_rois)
+    return ShardScan(
+        entities={column: facts[column] for column in SCAN_COLUMNS},
+        t_r=facts["t_r"],
+        t_r_out=facts["t_r"] * member.stride,
+        valid=member.valid,
+        phases=split_phases(scaled, member.stride, options.phases),
+    )
+
+
 def _split(sizes: Sequence[int], limit: int) -> list[list[int]]:
     """Consecutive numbers in groups of at most `limit` bytes, at least one in each."""
     groups: list[list[int]] = []
@@ -365,13 +372,13 @@ def _split(sizes: Sequence[int], limit: int) -> list[list[int]]:
     return groups
 
 
-def _scan_row(fact: dict[str, Any], stride: int, options: GroupOptions, shard: str) -> dict[str, Any]:
-    n_phases = min(stride, fact["n_frames"]) if options.phases == "all" else 1
+def _scan_row(member: _Member, options: GroupOptions, shard: str) -> dict[str, Any]:
+    fact, stride = member.scan.facts, member.stride
     return {column: fact[column] for column in (*SCAN_COLUMNS, "source", "space", "t_r", "n_frames_in")} | {
         "stride": stride,
         "t_r_out": fact["t_r"] * stride,
         "n_frames": _n_frames_out(fact["n_frames"], stride),
-        "n_phases": n_phases,
+        "n_phases": min(stride, fact["n_frames"]) if options.phases == "all" else 1,
         "shard": shard,
         "fd_mean": fact["fd_mean"],
         "tsnr_median": fact["tsnr_median"],

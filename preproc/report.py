@@ -25,13 +25,13 @@ def write_report(output: Path, atlas: Atlas, result: GroupResult, options: Group
         package="bjepa.preproc",
         atlas=atlas,
         options=options,
-        scans=_rows(result.scans),
-        n_participants=result.scans["participant_id"].nunique(),
-        n_series=int(result.scans["n_phases"].sum()),
-        hours=float((result.scans["n_frames_in"] * result.scans["t_r"]).sum() / 3600),
+        scans=_rows(result.table),
+        n_participants=result.table["participant_id"].nunique(),
+        n_series=int(result.table["n_phases"].sum()),
+        hours=float((result.table["n_frames_in"] * result.table["t_r"]).sum() / 3600),
         failures=failures,
         ratio=float(np.median(ratio)) if len(ratio) else None,
-        incomplete=_rows(result.scans[result.scans["n_missing_rois"] > 0]),
+        incomplete=_rows(result.table[result.table["n_missing_rois"] > 0]),
         figure_atlas=_draw_atlas(atlas),
         figure_fc=_draw_mean_fc(result, atlas),
         figure_carpets=_draw_carpets(result, atlas),
@@ -47,8 +47,8 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 def between_to_within(result: GroupResult) -> NDArray[np.float64]:
     """Per region: variance of the scans' means over the mean variance within scans (scans that have it)."""
     means, variances = [], []
-    for path in result.series_files:
-        series = scan_files.read_series(path).astype(np.float64)
+    for scan in result.scans:
+        series = scan.series().astype(np.float64)
         means.append(series.mean(axis=0))
         variances.append(series.var(axis=0))
     if len(means) < 2:
@@ -110,8 +110,8 @@ def _draw_mean_fc(result: GroupResult, atlas: Atlas) -> str:
     """Mean correlation matrix over (at most 200) scans, regions grouped by network."""
     plt = _pyplot()
     total, seen = np.zeros((atlas.n_rois, atlas.n_rois)), np.zeros((atlas.n_rois, atlas.n_rois))
-    for path in result.series_files[:200]:
-        series = scan_files.read_series(path).astype(np.float64)
+    for scan in result.scans[:200]:
+        series = scan.series().astype(np.float64)
         present = np.isfinite(series).all(axis=0)
         block = np.ix_(present, present)
         total[block] += np.corrcoef(series[:, present], rowvar=False)
@@ -136,17 +136,16 @@ def _draw_mean_fc(result: GroupResult, atlas: Atlas) -> str:
 def _draw_carpets(result: GroupResult, atlas: Atlas) -> str:
     """Standardised series of the first scans: dark or bright columns are motion, blank rows dead regions."""
     plt = _pyplot()
-    paths = result.series_files[:_N_PICTURED]
+    scans = result.scans[:_N_PICTURED]
     figure, axes = plt.subplots(
-        len(paths), 1, figsize=(9, 0.5 + 1.5 * len(paths)), squeeze=False, layout="constrained"
+        len(scans), 1, figsize=(9, 0.5 + 1.5 * len(scans)), squeeze=False, layout="constrained"
     )
-    for axis, path in zip(axes[:, 0], paths, strict=True):
-        facts = scan_files.read_facts(path)
-        series = scan_files.read_series(path)  # (n_frames, n_rois)
+    for axis, scan in zip(axes[:, 0], scans, strict=True):
+        series = scan.series()  # (n_frames, n_rois)
         shown = (series - series.mean(axis=0)) / series.std(axis=0)
-        extent = [0, len(series) * facts["t_r"], atlas.n_rois, 0]
+        extent = [0, len(series) * scan.facts["t_r"], atlas.n_rois, 0]
         image = axis.imshow(shown.T, aspect="auto", cmap="gray", vmin=-2, vmax=2, extent=extent)
-        axis.set_title(facts["scan_id"], fontsize=8, loc="left")
+        axis.set_title(scan.facts["scan_id"], fontsize=8, loc="left")
         axis.set_ylabel("region", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[-1, 0].set_xlabel("time (s)", fontsize=8)

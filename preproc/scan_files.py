@@ -51,36 +51,43 @@ def write_scan(stem: Path, timeseries: NDArray[np.float32], facts: dict[str, Any
     write_json(_with(stem, ".json"), facts)
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """The facts of a finished scan (the path of its JSON)."""
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return facts
-
-
 def is_finished(stem: Path, key: str) -> bool:
     """Whether this very scan, with these options, is already there."""
     path = _with(stem, ".json")
-    return path.is_file() and _with(stem, ".h5").is_file() and read_facts(path).get("key") == key
+    return path.is_file() and _with(stem, ".h5").is_file() and _read_facts(path).get("key") == key
 
 
-def read_series(json_path: Path, columns: slice = slice(None)) -> NDArray[np.float32]:
-    """(n_frames, n_columns) float32 of a finished scan."""
-    path = json_path.with_suffix(".h5")
-    try:
-        with h5py.File(path, "r") as file:
-            series: NDArray[np.float32] = file["timeseries"][:, columns]
-            return series
-    except (OSError, KeyError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}).", hint="Delete it and run the stage 'participant' again."
-        ) from error
+@dataclass(frozen=True)
+class FinishedScan:
+    """A scan that is done: the path of its JSON, and what is in it."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    def series(self, columns: slice = slice(None)) -> NDArray[np.float32]:
+        """(n_frames, n_columns) float32, read anew."""
+        path = self.path.with_suffix(".h5")
+        try:
+            with h5py.File(path, "r") as file:
+                series: NDArray[np.float32] = file["timeseries"][:, columns]
+                return series
+        except (OSError, KeyError) as error:
+            raise InputError(
+                f"{path} is damaged ({error}).", hint="Delete it and run the stage 'participant' again."
+            ) from error
 
 
-def finished_scans(output: Path, atlas_sha256: str) -> tuple[list[Path], list[Path]]:
-    """JSON files of all finished scans of this atlas in scan_id order, and those of other atlases."""
-    facts = {path: read_facts(path) for path in output.glob("sub-*/**/func/*_timeseries.json")}
-    ours = sorted((p for p in facts if facts[p]["atlas_sha256"] == atlas_sha256), key=lambda p: p.name)
-    return ours, sorted(p for p in facts if facts[p]["atlas_sha256"] != atlas_sha256)
+def finished_scans(output: Path, atlas_sha256: str) -> tuple[list[FinishedScan], list[FinishedScan]]:
+    """All finished scans of this atlas in scan_id order, and those of other atlases."""
+    paths = sorted(output.glob("sub-*/**/func/*_timeseries.json"), key=lambda path: path.name)
+    scans = [FinishedScan(path, _read_facts(path)) for path in paths]
+    ours = [scan for scan in scans if scan.facts["atlas_sha256"] == atlas_sha256]
+    return ours, [scan for scan in scans if scan.facts["atlas_sha256"] != atlas_sha256]
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
 
 
 def write_failure(output: Path, source: ScanSource, failure: Failure) -> None:
