@@ -66,7 +66,7 @@ def load_confounds(img: Path, table: Path | None, strategy: str) -> Confounds:
     if table is not None:
         values = _read_table(table)
         return Confounds(None if strategy == "none" else values.fillna(0.0), *_known_columns(values))
-    beside = _table_beside(img)
+    beside = confounds_beside(img)
     n_non_steady, fd_mean = _known_columns(_read_table(beside)) if beside is not None else (0, None)
     if strategy == "none":
         return Confounds(None, n_non_steady, fd_mean)
@@ -84,7 +84,7 @@ def load_confounds(img: Path, table: Path | None, strategy: str) -> Confounds:
     return Confounds(values, n_non_steady, fd_mean)
 
 
-def _table_beside(img: Path) -> Path | None:
+def confounds_beside(img: Path) -> Path | None:
     """fMRIPrep's confounds of a BOLD file: the same entities without space, res and desc."""
     entities = [part for part in img.name.split("_")[:-1] if not part.startswith(("space-", "res-", "desc-"))]
     for ending in ("desc-confounds_timeseries.tsv", "desc-confounds_regressors.tsv"):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import bjepa
 from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas, save_atlas
-from bjepa.preproc.clean import CleaningOptions, clean_timeseries, load_confounds
+from bjepa.preproc.clean import CleaningOptions, clean_timeseries, confounds_beside, load_confounds
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.extract import RegionalScan, extract_timeseries
 from bjepa.preproc.files import sha256_of_file, sha256_of_json, write_json, write_text
@@ -191,8 +191,14 @@ def decide_t_r(source: ScanSource, header_t_r: float | None, given: float | None
 
 def _key(source: ScanSource, atlas: Atlas, options: ParticipantOptions, t_r: float) -> str:
     """Names input and options: the same key means the same numbers."""
-    files = [p for p in (source.path, source.mask, source.confounds) if p is not None]
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    confounds = source.confounds or confounds_beside(source.path)
+    stats = []
+    for what, path in (("image", source.path), ("mask", source.mask), ("confounds", confounds)):
+        if path is None:
+            continue
+        if not path.is_file():
+            raise InputError(f"{source.path}: its {what} {path} does not exist.", hint="Mend the manifest.")
+        stats.append((what, str(path), path.stat().st_size, path.stat().st_mtime_ns))
     return sha256_of_json([stats, atlas.sha256, asdict(options), t_r, bjepa.__version__])[:32]
 
 

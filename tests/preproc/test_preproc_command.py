@@ -201,6 +201,28 @@ def test_resume_keeps_what_is_done_and_redoes_what_changed(
     assert _run(bold, out, *atlas_options, "--overwrite") == 0 and len(done) == 6
 
 
+def test_changed_confounds_are_used_and_absent_files_named(
+    tmp_path: Path, atlas_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    func = tmp_path / "deriv/sub-01/func"
+    _bold(func / "sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz", 1, 31, 2.0)
+    (tmp_path / "deriv/dataset_description.json").write_text('{"DatasetType": "derivative"}')
+    table = func / "sub-01_task-rest_desc-confounds_timeseries.tsv"
+    out, fd_mean = tmp_path / "out", []
+    for value in ("0.1", "0.3"):  # the second time the run is as it was, its confounds are not
+        table.write_text("framewise_displacement\n" + f"{value}\n" * 31)
+        assert _run(tmp_path / "deriv", out, *atlas_options) == 0
+        fd_mean.append(pd.read_csv(out / "scans.tsv", sep="\t")["fd_mean"][0])
+    assert fd_mean == [0.1, 0.3]
+
+    image = func / "sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
+    for column in ("mask", "confounds"):
+        manifest = tmp_path / "list.tsv"
+        manifest.write_text(f"path\tt_r\t{column}\n{image}\t2\tabsent.file\n")
+        assert _run(manifest, tmp_path / "out2", *atlas_options) == 2
+        assert f"{column} {tmp_path / 'absent.file'} does not exist" in capsys.readouterr().err
+
+
 def test_two_processes_give_the_same_bytes(bold: Path, tmp_path: Path, atlas_options: list[str]) -> None:
     assert _run(bold, tmp_path / "one", *atlas_options) == 0
     argv = [str(bold), str(tmp_path / "two"), *atlas_options, "--n-jobs", "2", "--log-level", "error"]
