@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,8 @@ def _check_inputs(checkpoint: Checkpoint, inputs_sha256: str, *, where: Path) ->
         )
 
 
-def describe_software() -> dict[str, Any]:
-    """Versions, and the state of the source where it is a git checkout."""
-    names = ("torch", "numpy", "h5py", "safetensors")
+def describe_software(names: Sequence[str] = ("torch", "numpy", "h5py", "safetensors")) -> dict[str, Any]:
+    """Versions of bjepa, Python and the packages, and the state of the source where it is a git checkout."""
     found = {"bjepa": bjepa.__version__, "python": platform.python_version()}
     return {"versions": found | {name: version(name) for name in names}, "git": _git_state()}
 

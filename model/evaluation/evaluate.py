@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from bjepa.model.evaluation.protocol import MethodResult, evaluate_method, table
 from bjepa.model.evaluation.report import PROBE, findings, format_estimate, write_report
 from bjepa.model.evaluation.scan_data import ScanData, average_by_participant, load_scan_data
 from bjepa.model.evaluation.splits import Splits, make_splits, read_splits, write_splits
+from bjepa.model.run_folder import describe_software
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sha256_of_file, write_json, write_text
 from bjepa.preproc.shards import ShardReader
@@ -180,7 +179,7 @@ def _write(
         output / "run.json",
         {
             "bjepa_version": bjepa.__version__,
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            **describe_software(PACKAGES),
             "command": list(command),
             "data": {"path": str(scans.source), "sha256": scans.sha256, "atlas_sha256": scans.atlas_sha256},
             "participants": {
