@@ -21,8 +21,9 @@ from bjepa.preproc.errors import InputError
 
 if TYPE_CHECKING:
     from bjepa.preproc.atlas import Atlas
+    from bjepa.preproc.group_stage import GroupOptions
     from bjepa.preproc.inputs import Dataset, ScanSource
-    from bjepa.preproc.pipeline import GroupOptions, ParticipantOptions
+    from bjepa.preproc.participant_stage import ParticipantOptions
     from bjepa.preproc.scan_files import Failure
 
 PROG = "bjepa-preprocess"
@@ -175,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _preprocess(args: argparse.Namespace) -> int:
-    from bjepa.preproc import pipeline
+    from bjepa.preproc import scan_files
     from bjepa.preproc.atlas import load_atlas
     from bjepa.preproc.inputs import ScanFilter, find_scans
 
@@ -187,7 +188,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _list_plan(dataset.scans, atlas, participant, group)
 
-    pipeline.write_description(args.output, args.input, dataset.made_by)
+    scan_files.write_description(args.output, args.input, dataset.made_by)
     failures: list[Failure] = []
     if args.stage != "group":
         failures = _participant_stage(args, dataset.scans, atlas, participant)
@@ -215,8 +216,9 @@ def _options(
     args: argparse.Namespace, dataset: "Dataset", atlas: "Atlas"
 ) -> "tuple[ParticipantOptions, GroupOptions]":
     from bjepa.preproc.clean import CleaningOptions
+    from bjepa.preproc.group_stage import GroupOptions
+    from bjepa.preproc.participant_stage import ParticipantOptions
     from bjepa.preproc.participants import read_participant_list
-    from bjepa.preproc.pipeline import GroupOptions, ParticipantOptions
 
     confounds = args.confounds or ("simple" if dataset.made_by.lower() == "fmriprep" else "none")
     fit_on = args.scaling_participants
@@ -248,7 +250,7 @@ def _participant_stage(
 ) -> "list[Failure]":
     from tqdm import tqdm
 
-    from bjepa.preproc.pipeline import run_participants
+    from bjepa.preproc.participant_stage import run_participants
 
     with tqdm(total=len(scans), desc="scans", unit="scan", disable=None, file=sys.stderr) as bar:
         failures = run_participants(
@@ -269,7 +271,7 @@ def _participant_stage(
 def _group_stage(output: Path, atlas: "Atlas", options: "GroupOptions") -> None:
     from tqdm import tqdm
 
-    from bjepa.preproc.pipeline import run_group
+    from bjepa.preproc.group_stage import run_group
     from bjepa.preproc.report import write_report
 
     with tqdm(desc="shards", unit="scan", disable=None, file=sys.stderr) as bar:
@@ -285,7 +287,7 @@ def _list_plan(
     from rich.console import Console
     from rich.table import Table
 
-    from bjepa.preproc.pipeline import decide_t_r
+    from bjepa.preproc.participant_stage import decide_t_r
     from bjepa.preproc.resample import stride_of
     from bjepa.preproc.stream import open_bold
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas
+from bjepa.preproc.group_stage import GroupOptions, GroupResult
 from bjepa.preproc.html import figure_uri, write_page
-from bjepa.preproc.pipeline import GroupOptions, GroupResult
 
 _N_PICTURED = 6  # scans shown as carpets
 

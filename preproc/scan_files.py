@@ -14,10 +14,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+import bjepa
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_aside, write_json
+from bjepa.preproc.files import write_aside, write_json, write_text
 from bjepa.preproc.inputs import ScanSource
 
 _FAILURES = Path("work") / "failures"
@@ -111,6 +113,29 @@ def read_failures(output: Path) -> Iterator[Failure]:
     """All failures kept, by scan_id."""
     for path in sorted((output / _FAILURES).glob("*.json")):
         yield Failure(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_failures_table(output: Path) -> None:
+    """`failures.tsv`: one row a scan that could not be done."""
+    rows = [asdict(failure) for failure in read_failures(output)]
+    table = pd.DataFrame(rows, columns=["source", "stage", "error", "message", "hint"])
+    write_text(output / "failures.tsv", table.to_csv(sep="\t", index=False))
+
+
+def write_description(output: Path, source: Path, made_by: str) -> None:
+    """`dataset_description.json` of a BIDS derivative."""
+    write_json(
+        output / "dataset_description.json",
+        {
+            "Name": "bjepa regional time series",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "bjepa-preprocess", "Version": bjepa.__version__}],
+            "SourceDatasets": [
+                {"URL": source.resolve().as_uri()} | ({"Description": made_by} if made_by else {})
+            ],
+        },
+    )
 
 
 def _with(stem: Path, extension: str) -> Path:

@@ -185,13 +185,13 @@ def test_resume_keeps_what_is_done_and_redoes_what_changed(
     assert _run(bold, out, "participant", *atlas_options, "--participant-label", "01") == 0
     assert not (out / "shards").exists()
     done: list[str] = []
-    from bjepa.preproc import pipeline
+    from bjepa.preproc import participant_stage
 
     def extract(path: Path, *args: Any, **kwargs: Any) -> Any:
         done.append(path.name[:6])
         return extract_timeseries(path, *args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "extract_timeseries", extract)
+    monkeypatch.setattr(participant_stage, "extract_timeseries", extract)
     assert _run(bold, out, *atlas_options) == 0 and done == ["sub-02", "sub-03"]
     first = (out / "shards/shard-00000.h5").read_bytes()
     assert _run(bold, out, *atlas_options) == 0 and len(done) == 2  # nothing to do
