@@ -9,6 +9,7 @@ zeros).
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +21,20 @@ from bjepa.preproc.operator import Operator, cached_operator
 from bjepa.preproc.stream import BoldFile, open_bold, stream_frames
 
 
+_PICTURED_FRAMES = 20  # frames in the mean image: enough to look at, and 1 % of the time
+
+
+@dataclass(frozen=True, eq=False)
+class MeanImage:
+    """What the scan looks like: the mean of up to 20 evenly spaced frames, for pictures only.
+
+    data : (x, y, z) float32, in the scan's units; affine : (4, 4) voxel to mm
+    """
+
+    data: NDArray[np.float32]
+    affine: NDArray[np.float64]
+
+
 @dataclass(frozen=True, eq=False)
 class RegionalScan:
     """Regional means of one scan, in the scan's own units.
@@ -28,16 +43,23 @@ class RegionalScan:
     coverage : (n_rois,) float64 in [0, 1], the share of each region's weight on valid voxels
     t_r : s, as the header says; None where it does not
     n_invalid_voxels : voxels left out for a non-finite value in some frame
+    mean_image : of a volume; None for surfaces and tables
     """
 
     timeseries: NDArray[np.float32]
     coverage: NDArray[np.float64]
     t_r: float | None
-    n_invalid_voxels: int
+    n_invalid_voxels: int = 0
+    mean_image: MeanImage | None = None
 
 
 def extract_timeseries(
-    img: str | Path, atlas: Atlas, mask: str | Path | None = None, *, operator_cache: Path | None = None
+    img: str | Path,
+    atlas: Atlas,
+    mask: str | Path | None = None,
+    *,
+    smoothing_fwhm: float | None = None,
+    operator_cache: Path | None = None,
 ) -> RegionalScan:
     """Mean of every region of `atlas` in every frame of a 4D NIfTI file.
 
@@ -45,6 +67,8 @@ def extract_timeseries(
     ----------
     img : `.nii` or `.nii.gz`, 4D, any orientation and data type, in the space of the atlas
     mask : brain mask on the same grid; voxels at 0 are left out
+    smoothing_fwhm : full width at half maximum, mm, of a Gaussian that the volumes are smoothed with first
+        (within the valid voxels: what is outside the mask does not bleed in); None: no smoothing
     operator_cache : folder that keeps the operator of each grid
 
     Raises
@@ -53,27 +77,60 @@ def extract_timeseries(
         A file that is damaged, not 4D or without orientation; a mask on another grid.
     """
     bold = open_bold(Path(img))
-    operator = cached_operator(atlas, bold.shape[:3], bold.affine, operator_cache)
-    in_mask = np.ones(len(operator.voxels), dtype=bool)
+    plain = cached_operator(atlas, bold.shape[:3], bold.affine, folder=operator_cache)
+    operator = plain
+    if smoothing_fwhm:
+        operator = cached_operator(
+            atlas, bold.shape[:3], bold.affine, smoothing_fwhm=smoothing_fwhm, folder=operator_cache
+        )
+    in_mask = np.ones(int(np.prod(bold.shape[:3])), dtype=bool)  # of the whole grid
     if mask is not None:
-        in_mask = _mask_values(Path(mask), bold)[operator.voxels]
+        in_mask = _mask_values(Path(mask), bold)
+    use = in_mask[operator.voxels]  # (n_used,)
 
-    sums, ever_nonzero, finite = _stream_sums(bold, operator, in_mask)
-    n_invalid = int((in_mask & ~finite).sum())
+    picture = _MeanVolume(bold)
+    sums, ever_nonzero, finite = _stream_sums(bold, operator, use, picture)
+    n_invalid = int((use & ~finite).sum())
     if n_invalid:  # a NaN has spoilt every region that uses it: stream again without those voxels
-        in_mask = in_mask & finite
-        sums, ever_nonzero, _ = _stream_sums(bold, operator, in_mask)
-    valid_weight = operator.weights @ (in_mask & ever_nonzero).astype(np.float64)  # (n_rois,)
+        use = use & finite
+        sums, ever_nonzero, _ = _stream_sums(bold, operator, use, None)
+    valid = use & ever_nonzero
+    valid_weight = operator.weights @ valid.astype(np.float64)  # (n_rois,)
+    coverage = _coverage(plain, operator, valid)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums / valid_weight * bold.slope + bold.inter  # (n_frames, n_rois)
-    means[:, valid_weight == 0] = np.nan
-    return RegionalScan(
-        means.astype(np.float32), valid_weight / operator.n_atlas_voxels, bold.header_t_r, n_invalid
-    )
+    means[:, (valid_weight == 0) | (coverage == 0)] = np.nan
+    return RegionalScan(means.astype(np.float32), coverage, bold.header_t_r, n_invalid, picture.image())
+
+
+def _coverage(plain: Operator, used: Operator, valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(n_rois,) share of each region's own (unsmoothed) weight that lies on valid voxels."""
+    if plain is not used:  # every voxel of the plain operator is one of the smoothed operator
+        valid = valid[np.searchsorted(used.voxels, plain.voxels)]
+    share: NDArray[np.float64] = (plain.weights @ valid.astype(np.float64)) / plain.n_atlas_voxels
+    return share
+
+
+class _MeanVolume:
+    """Adds up some of the volumes that stream by."""
+
+    def __init__(self, bold: BoldFile) -> None:
+        self._bold = bold
+        step = max(1, bold.n_frames // _PICTURED_FRAMES)
+        self._frames = set(range(0, bold.n_frames, step))
+        self._sum = np.zeros(int(np.prod(bold.shape[:3])), dtype=np.float64)
+
+    def __call__(self, frame: int, volume: NDArray[Any]) -> None:
+        if frame in self._frames:
+            self._sum += np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def image(self) -> MeanImage:
+        mean = self._sum / len(self._frames) * self._bold.slope + self._bold.inter
+        return MeanImage(mean.astype(np.float32).reshape(self._bold.shape[:3], order="F"), self._bold.affine)
 
 
 def _stream_sums(
-    bold: BoldFile, operator: Operator, use: NDArray[np.bool_]
+    bold: BoldFile, operator: Operator, use: NDArray[np.bool_], picture: _MeanVolume | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Weighted sums (n_frames, n_rois) of the raw values of voxels in `use`, and what was met on the way.
 
@@ -81,14 +138,16 @@ def _stream_sums(
     """
     zero = -bold.inter / bold.slope  # the raw value that stands for 0
     weights = operator.weights[:, use]
-    nonzero = np.zeros(int(use.sum()), dtype=bool)
+    always_zero = np.arange(int(use.sum()))  # positions not yet seen to differ from 0: few after one frame
     finite = np.ones(int(use.sum()), dtype=bool)
     sums = np.empty((bold.n_frames, weights.shape[0]))
-    for frame, values in enumerate(stream_frames(bold, operator.voxels[use])):
+    for frame, values in enumerate(stream_frames(bold, operator.voxels[use], look=picture)):
         sums[frame] = weights @ values
-        nonzero |= values != zero
+        always_zero = always_zero[values[always_zero] == zero]
         if not np.isfinite(sums[frame]).all():
             finite &= np.isfinite(values)
+    nonzero = np.ones(int(use.sum()), dtype=bool)
+    nonzero[always_zero] = False
     everywhere_nonzero, everywhere_finite = np.zeros(len(use), bool), np.ones(len(use), bool)
     everywhere_nonzero[use], everywhere_finite[use] = nonzero, finite
     return sums, everywhere_nonzero, everywhere_finite

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import secrets
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +18,14 @@ def write_aside(path: Path) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; rename it to `path` when the block ends without error.
 
     A reader sees the old file or the new one, never a part. The temporary name is random, so two processes
-    that write the same file do not meet; after an error nothing is left.
+    that write the same file do not meet; after an error nothing is left. It also names machine and process,
+    so that what a killed process left can be told from what a living one is writing (`sweep_leftovers`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: nibabel and numpy choose the format by it
     suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-    aside = path.with_name(f".{path.name.removesuffix(suffixes)}.{secrets.token_hex(4)}.tmp{suffixes}")
+    writer = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
+    aside = path.with_name(f".{path.name.removesuffix(suffixes)}.{writer}.tmp{suffixes}")
     try:
         yield aside
         with open(aside, "rb+") as written:
@@ -28,6 +33,51 @@ def write_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+_LEFTOVER = re.compile(r"\.(?P<machine>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp(\.[A-Za-z0-9.]+)?$")
+_FOREIGN_AGE = 24 * 3600  # s: another machine's file older than this is nobody's
+
+
+def _machine() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
+
+
+def find_leftovers(folder: Path) -> list[Path]:
+    """Temporary files below `folder` that no process is writing: killed processes left them.
+
+    A file of this machine counts when its process is gone, another machine's when it is a day old.
+    """
+    found = []
+    for path in sorted(folder.rglob(".*.tmp*")):
+        named = _LEFTOVER.search(path.name)
+        if named is None:
+            continue
+        if named["machine"] == _machine():
+            abandoned = not _is_alive(int(named["pid"]))
+        else:
+            abandoned = time.time() - path.stat().st_mtime > _FOREIGN_AGE
+        if abandoned:
+            found.append(path)
+    return found
+
+
+def sweep_leftovers(folder: Path) -> int:
+    """Delete `find_leftovers`; returns how many."""
+    leftovers = find_leftovers(folder)
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,10 @@ so together they are one matrix W (n_rois, n_voxels):
 Corners outside the field of view are dropped; W is not normalised. With a set of valid voxels, the regional
 mean is `(W @ x) / (W @ valid)` and the coverage of a region is `(W @ valid) / n_atlas_voxels`. Every region
 keeps its row on every grid, where resampling the labels to a coarse grid loses some (3 of 450 at 7.5 mm).
+
+Smoothing is linear too. A Gaussian filter S of the volumes, followed by W, is the one matrix W S: since S is
+symmetric, its rows are the rows of W, smoothed as if they were volumes. Smoothing a run so costs 10 times the
+entries of W (2 ms a volume at 2 mm and 6 mm FWHM), not a filter over every volume (150 ms).
 """
 
 import hashlib
@@ -16,14 +20,14 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy import sparse
 
 from bjepa.preproc.atlas import Atlas
 from bjepa.preproc.files import write_aside
 
-_FORMAT = 1  # part of the cache's file name: change it when the matrix changes
+_FORMAT = 2  # part of the cache's file name: change it when the matrix changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +74,62 @@ def _count(region: NDArray[np.int64], n_rois: int) -> NDArray[np.float64]:
     return np.bincount(region, minlength=n_rois).astype(np.float64)
 
 
-def cached_operator(
-    atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64], folder: Path | None
+def smooth_operator(
+    operator: Operator,
+    shape: tuple[int, int, int],
+    affine: NDArray[np.float64],
+    smoothing_fwhm: float,
 ) -> Operator:
-    """`build_operator`, kept in `folder` (one file of about 0.5 MB per grid); None: built anew."""
+    """The operator of volumes that are smoothed first; `smoothing_fwhm` in mm along each axis of the grid.
+
+    The filter is that of nilearn.image.smooth_img (scipy's `gaussian_filter1d` axis by axis, zeros outside).
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    sigma = smoothing_fwhm / (np.sqrt(8 * np.log(2)) * voxel_sizes(affine))  # (3,) voxels
+    margin = np.ceil(4 * sigma + 1).astype(int)  # scipy cuts the Gaussian at 4 sigma
+    rows, columns, values = [], [], []
+    for region in range(operator.weights.shape[0]):
+        row = operator.weights[[region]]
+        if row.nnz == 0:
+            continue
+        place = np.array(np.unravel_index(operator.voxels[row.indices], shape, order="F"))  # (3, n)
+        low = np.maximum(place.min(axis=1) - margin, 0)
+        high = np.minimum(place.max(axis=1) + margin + 1, shape)
+        box = np.zeros(high - low)
+        box[tuple(place - low[:, None])] = row.data
+        for axis in range(3):
+            box = gaussian_filter1d(box, sigma[axis], axis=axis, mode="constant")
+        there = np.nonzero(box)
+        rows.append(np.full(len(there[0]), region))
+        columns.append(np.ravel_multi_index(tuple(np.array(there) + low[:, None]), shape, order="F"))
+        values.append(box[there])
+    voxels, used = np.unique(np.concatenate([operator.voxels, *columns]), return_inverse=True)
+    used = used[len(operator.voxels) :]
+    entries = (np.concatenate(values), (np.concatenate(rows), used))
+    weights = sparse.csr_array(sparse.coo_array(entries, shape=(operator.weights.shape[0], len(voxels))))
+    return Operator(voxels.astype(np.intp), weights, operator.n_atlas_voxels)
+
+
+def cached_operator(
+    atlas: Atlas,
+    shape: tuple[int, int, int],
+    affine: NDArray[np.float64],
+    *,
+    smoothing_fwhm: float | None = None,
+    folder: Path | None,
+) -> Operator:
+    """The operator of a grid, kept in `folder` (one file of about 0.5 MB per grid); None: built anew."""
     if folder is None:
-        return build_operator(atlas, shape, affine)
-    grid = np.concatenate([np.asarray(shape, np.float64), affine.ravel(), atlas.labels_img.affine.ravel()])
+        return _operator(atlas, shape, affine, smoothing_fwhm)
+    grid = np.concatenate(
+        [
+            np.asarray(shape, np.float64),
+            affine.ravel(),
+            _labels_affine(atlas).ravel(),
+            [smoothing_fwhm or 0.0],
+        ]
+    )
     key = hashlib.sha256(grid.tobytes() + atlas.sha256.encode()).hexdigest()[:16]
     path = folder / f"operator-v{_FORMAT}-{key}.npz"
     if path.is_file():
@@ -84,7 +137,7 @@ def cached_operator(
             parts = (kept["data"], kept["indices"], kept["indptr"])
             weights = sparse.csr_array(parts, shape=(atlas.n_rois, len(kept["voxels"])))
             return Operator(kept["voxels"], weights, kept["n_atlas_voxels"])
-    operator = build_operator(atlas, shape, affine)
+    operator = _operator(atlas, shape, affine, smoothing_fwhm)
     w = operator.weights
     with write_aside(path) as aside:
         np.savez(
@@ -96,3 +149,14 @@ def cached_operator(
             n_atlas_voxels=operator.n_atlas_voxels,
         )
     return operator
+
+
+def _operator(
+    atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64], smoothing_fwhm: float | None
+) -> Operator:
+    plain = build_operator(atlas, shape, affine)
+    return smooth_operator(plain, shape, affine, smoothing_fwhm) if smoothing_fwhm else plain
+
+
+def _labels_affine(atlas: Atlas) -> NDArray[np.float64]:
+    return np.asarray(atlas.labels_img.affine, dtype=np.float64)

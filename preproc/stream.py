@@ -9,7 +9,7 @@ import contextlib
 import gzip
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -105,10 +105,16 @@ def _header_t_r(header: Any) -> float | None:
     return t_r * unit if unit is not None and np.isfinite(t_r) and t_r > 0 else None
 
 
-def stream_frames(bold: BoldFile, voxels: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
+def stream_frames(
+    bold: BoldFile,
+    voxels: NDArray[np.intp],
+    *,
+    look: Callable[[int, NDArray[Any]], None] | None = None,
+) -> Iterator[NDArray[np.float64]]:
     """Yield, frame by frame, the raw values (n_voxels,) float64 at `voxels` (Fortran-order positions).
 
     The array is reused: take what you need before asking for the next. Apply `slope` and `inter` afterwards.
+    `look(frame, volume)` is shown each whole raw volume (x * y * z,) in Fortran order, reused likewise.
     Raises InputError when the file is truncated or its checksum is wrong.
     """
     n_voxels = int(np.prod(bold.shape[:3]))
@@ -126,6 +132,8 @@ def stream_frames(bold: BoldFile, voxels: NDArray[np.intp]) -> Iterator[NDArray[
                         f"it ends within volume {frame + 1}.",
                         hint=_COPY_AGAIN,
                     )
+                if look is not None:
+                    look(frame, volume)
                 np.take(volume, voxels, out=taken)
                 values[:] = taken  # to float64, and to the machine's byte order
                 yield values

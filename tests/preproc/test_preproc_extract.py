@@ -148,10 +148,10 @@ def test_a_region_outside_keeps_its_column(tmp_path: Path, atlas: Atlas) -> None
 def test_operator_cache_gives_the_same_operator(tmp_path: Path, atlas: Atlas) -> None:
     built = build_operator(atlas, SHAPE[:3], AFFINE)
     for _ in range(2):  # written, then read
-        kept = cached_operator(atlas, SHAPE[:3], AFFINE, tmp_path)
+        kept = cached_operator(atlas, SHAPE[:3], AFFINE, folder=tmp_path)
         assert (kept.voxels == built.voxels).all() and (kept.weights != built.weights).nnz == 0
     assert len(list(tmp_path.iterdir())) == 1
-    cached_operator(atlas, SHAPE[:3], ATLAS_AFFINE, tmp_path)
+    cached_operator(atlas, SHAPE[:3], ATLAS_AFFINE, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -199,3 +199,62 @@ def test_header_t_r(tmp_path: Path, atlas: Atlas, unit: str, t_r: float, expecte
 
 def test_table_of_the_atlas_follows_the_file(atlas: Atlas) -> None:
     assert isinstance(atlas.table, pd.DataFrame) and atlas.table["name"].tolist() == [f"r{k}" for k in LABELS]
+
+
+@pytest.fixture
+def small_atlas_in_a_large_run(tmp_path: Path) -> tuple[Atlas, Path, np.ndarray]:
+    """Regions far from the border, so that a filter that puts zeros outside changes nothing there."""
+    shape, affine = (
+        (25, 23, 27),
+        np.array([[-3.0, 0, 0, 30], [0, 2.0, 0, -40], [0, 0, 2.5, -9], [0, 0, 0, 1]]),
+    )
+    labels = np.zeros(shape, np.int16)
+    labels[11:13, 10:13, 12:14], labels[13:15, 10:13, 11:14] = 1, 2
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "deep.nii.gz")
+    (tmp_path / "deep.tsv").write_text("index\tname\n1\ta\n2\tb\n")
+    data = np.random.default_rng(5).uniform(50, 200, (*shape, 4)).astype(np.float32)
+    atlas = load_atlas(tmp_path / "deep.nii.gz", space="here", labels_tsv=tmp_path / "deep.tsv")
+    return atlas, _save(tmp_path / "run.nii.gz", data, affine), data
+
+
+def test_smoothing_equals_nilearn(small_atlas_in_a_large_run: tuple[Atlas, Path, np.ndarray]) -> None:
+    from nilearn.image import smooth_img
+
+    atlas, run, _ = small_atlas_in_a_large_run
+    smoothed = smooth_img(nib.load(run), 5.0).get_fdata()
+    expected = np.stack([smoothed[atlas.labels == k].mean(axis=0) for k in (1, 2)], axis=1)
+    scan = extract_timeseries(run, atlas, smoothing_fwhm=5.0)
+    assert_allclose(scan.timeseries, expected, rtol=1e-5)
+    assert np.abs(scan.timeseries / extract_timeseries(run, atlas).timeseries - 1).max() > 0.01
+    assert scan.coverage.tolist() == [1, 1]
+
+
+def test_law_smoothing_leaves_a_constant_alone_and_reads_nothing_outside_the_mask(
+    small_atlas_in_a_large_run: tuple[Atlas, Path, np.ndarray], tmp_path: Path
+) -> None:
+    atlas, run, data = small_atlas_in_a_large_run
+    affine = nib.load(run).affine
+    mask = np.zeros(data.shape[:3], np.uint8)
+    mask[9:17, 8:12, 10:15] = 1  # two thirds of each region
+    nib.save(nib.Nifti1Image(mask, affine), tmp_path / "mask.nii.gz")
+    plain = extract_timeseries(run, atlas, tmp_path / "mask.nii.gz", smoothing_fwhm=6.0)
+    wild = np.where(mask[..., None] > 0, data, 1e6).astype(np.float32)
+    outside = _save(tmp_path / "wild.nii.gz", wild, affine)
+    assert_allclose(
+        extract_timeseries(outside, atlas, tmp_path / "mask.nii.gz", smoothing_fwhm=6.0).timeseries,
+        plain.timeseries,
+        rtol=1e-6,
+    )
+    assert_allclose(plain.coverage, 2 / 3)
+    constant = _save(tmp_path / "c.nii.gz", np.full(data.shape, 700, np.int16), affine)
+    scan = extract_timeseries(constant, atlas, tmp_path / "mask.nii.gz", smoothing_fwhm=6.0)
+    assert_allclose(scan.timeseries, 700, rtol=1e-6)
+
+
+def test_mean_image_is_of_the_scan_and_in_its_units(tmp_path: Path, atlas: Atlas) -> None:
+    data = np.random.default_rng(6).integers(-500, 1200, (*SHAPE[:3], 45)).astype(np.int16)
+    path = _save(tmp_path / "scaled.nii.gz", data, AFFINE, slope=0.25, inter=-3.0)
+    image = extract_timeseries(path, atlas).mean_image
+    assert image is not None and image.data.shape == SHAPE[:3] and image.data.dtype == np.float32
+    assert_allclose(image.data, (0.25 * data[..., ::2] - 3).mean(axis=-1), rtol=1e-5, atol=1e-3)
+    assert_allclose(image.affine, AFFINE)
