@@ -133,7 +133,7 @@ def process_scan(
         "bjepa_version": bjepa.__version__,
         "key": key,
     }
-    scan_files.write_scan(stem, cleaned, facts)
+    scan_files.write_scan(stem, cleaned, np.zeros(len(cleaned), dtype=bool), facts)
 
 
 def decide_t_r(source: ScanSource, header_t_r: float | None, given: float | None) -> float:

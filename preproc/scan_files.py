@@ -1,8 +1,10 @@
 """One scan's regional series on disk, `<entities>_seg-<atlas>_timeseries.{h5,json}`, and failures.
 
 The HDF5 file holds `/timeseries` (n_frames, n_rois) float32: raw means (cleaned if asked), at the scan's own
-t_r, NaN in missing regions. The JSON file says where they came from; it is written last, so that a scan is
-finished when its JSON is there, and its `key` says from what and with which options.
+t_r, NaN in missing regions; and `/censored` (n_frames,) bool, True where a scrubbed frame was filled in. The
+JSON file says where they came from; it is written last. Both carry the same `key`, which names the input, its
+options and the software: a scan is finished when both are there with the key that is asked for, so a process
+killed between the two files leaves a scan that is done again, never one that is half of each.
 """
 
 import json
@@ -45,10 +47,18 @@ def scan_stem(output: Path, source: ScanSource, atlas_name: str) -> Path:
     return folder / "func" / f"{source.scan_id}_seg-{label}_timeseries"
 
 
-def write_scan(stem: Path, timeseries: NDArray[np.float32], facts: dict[str, Any]) -> None:
-    """Write series and facts, the facts last."""
+def picture_path(stem: Path) -> Path:
+    """Where the picture of a scan lies: `figures/` beside `func/`, as fMRIPrep has it."""
+    return stem.parent.parent / "figures" / (stem.name.removesuffix("_timeseries") + "_qc.webp")
+
+
+def write_scan(
+    stem: Path, timeseries: NDArray[np.float32], censored: NDArray[np.bool_], facts: dict[str, Any]
+) -> None:
+    """Write series (n_frames, n_rois), marks (n_frames,) and facts, the facts last."""
     with write_aside(_with(stem, ".h5")) as aside, h5py.File(aside, "w") as file:
         file["timeseries"] = timeseries
+        file["censored"] = censored
         file.attrs.update(t_r=facts["t_r"], atlas_sha256=facts["atlas_sha256"], key=facts["key"])
     write_json(_with(stem, ".json"), facts)
 
@@ -56,7 +66,13 @@ def write_scan(stem: Path, timeseries: NDArray[np.float32], facts: dict[str, Any
 def is_finished(stem: Path, key: str) -> bool:
     """Whether this very scan, with these options, is already there."""
     path = _with(stem, ".json")
-    return path.is_file() and _with(stem, ".h5").is_file() and _read_facts(path).get("key") == key
+    if not path.is_file() or _read_facts(path).get("key") != key:
+        return False
+    try:
+        with h5py.File(_with(stem, ".h5"), "r") as file:
+            return bool(file.attrs.get("key") == key)
+    except OSError:  # absent or damaged: to be done again
+        return False
 
 
 @dataclass(frozen=True)
