@@ -1,8 +1,18 @@
-"""The group stage: files of all scans -> phases -> scaling -> shards, tables. Streams; never reads NIfTI."""
+"""The group stage: files of all scans -> phases -> scaling -> shards, tables. Streams; never reads NIfTI.
+
+Passes over the scans, one scan in memory at a time:
+  checking   facts and headers: files that belong together, one set of options
+  reading    the scaling is fitted (`scaling.py`: one or two passes); `observe` sees every scan once
+  writing    resample, scale, store; `observe_again` sees every scan a second time
+Shards are written beside the old ones and exchanged as a whole. They hold no time stamp and no random name:
+the same scans give the same bytes, also after a run that was killed.
+"""
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +25,12 @@ from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_text
-from bjepa.preproc.resample import Phases, Resampling, split_phases, stride_of
-from bjepa.preproc.scaling import Scaling, ScalingMethod, fit_scaling
-from bjepa.preproc.scan_files import FinishedScan
+from bjepa.preproc.group_plan import GroupOptions, Member, Watch, plan_members, pooled
+from bjepa.preproc.scaling import PER_SCAN, Scaling, ScalingFit, scan_part
+from bjepa.preproc.scan_records import Common, ScanRecord
 from bjepa.preproc.shards import ROI_COLUMNS, SCAN_COLUMNS, ShardScan, write_shard
+
+__all__ = ["GroupOptions", "GroupResult", "run_group"]
 
 log = logging.getLogger(__name__)
 
@@ -27,130 +39,115 @@ SCAN_TABLE_COLUMNS = (
     "scan_id participant_id session task run source space t_r stride t_r_out n_frames_in n_frames n_phases "
     "shard fd_mean tsnr_median coverage_min n_missing_rois"
 ).split()
+# facts of a scan that its shard repeats; those that a scan does not have are left out
+PROVENANCE = (
+    "space mask confounds n_dropped n_censored n_frames_in n_invalid_voxels fd_mean tsnr_median options "
+    "software"
+).split()
 
-
-@dataclass(frozen=True, kw_only=True)
-class GroupOptions:
-    """What decides the shards. `target_t_r` in s; `scaling_participants`: None = all."""
-
-    target_t_r: float = 2.0
-    resample: Resampling = "stride"
-    phases: Phases = "all"
-    scaling: ScalingMethod = "robust"
-    scaling_participants: frozenset[str] | None = None
+Observe = Callable[[NDArray[np.float32], dict[str, Any]], None]
+ObserveAgain = Callable[[NDArray[np.float32], dict[str, Any], int], None]
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What the group stage made, for the report: scans.tsv, the scaling, and the scans themselves."""
+    """What the group stage made, for the report: scans.tsv, the scaling, and the scans themselves.
+
+    `scans` are in the order of `table`; `common` says what they share.
+    """
 
     table: pd.DataFrame
     scaling: Scaling
-    scans: list[FinishedScan]
-
-
-@dataclass(frozen=True, eq=False)
-class _Member:
-    """A finished scan and what the group stage does with it."""
-
-    scan: FinishedScan
-    stride: int
-    valid: NDArray[np.bool_]  # (n_rois,)
-
-    def n_frames(self, phases: Phases) -> int:
-        """Frames that are stored."""
-        n_frames = int(self.scan.facts["n_frames"])
-        return n_frames if phases == "all" else _n_frames_out(n_frames, self.stride)
+    scans: list[ScanRecord]
+    common: Common
 
 
 def run_group(
-    atlas: Atlas, output: Path, options: GroupOptions, *, progress: Callable[[str], None]
+    atlas: Atlas,
+    output: Path,
+    options: GroupOptions,
+    *,
+    progress: Callable[[str], None],
+    phase: Callable[[str, int], None] = lambda name, total: None,
+    observe: Observe | None = None,
+    observe_again: ObserveAgain | None = None,
 ) -> GroupResult:
-    """Scaling, shards and tables from all finished scans of this atlas in OUTPUT."""
-    scans, foreign = scan_files.finished_scans(output, atlas.sha256)
-    if foreign:
-        log.warning(
-            "%d finished scans of other atlases in %s are left out, e.g. %s.",
-            len(foreign),
-            output,
-            foreign[0].path,
-        )
-    if not scans:
-        raise InputError(f"{output} holds no finished scan.", hint="Run the stage 'participant' first.")
-    _refuse_mixed_options(scans)
-    members = [_member(scan, atlas, options) for scan in scans]
-    scaling = _fit(members, atlas, options)
-    shard_names = _write_shards(members, atlas, scaling, output, options, progress)
-    rows = [_scan_row(m, options, shard) for m, shard in zip(members, shard_names, strict=True)]
-    table = pd.DataFrame(rows, columns=SCAN_TABLE_COLUMNS)
-    _write_tables(output, table, scaling, atlas)
-    return GroupResult(table, scaling, scans)
+    """Scaling, shards and tables from all finished scans of this atlas in OUTPUT.
+
+    Parameters
+    ----------
+    progress : called with a scan's name as each is done, in each pass
+    phase : called before each pass with its name and its number of scans
+    observe
+        Called once for every scan, before anything is written, with its series (n_frames, n_rois) in the
+        units of the scan (NaN in missing regions) and its facts.
+    observe_again : the same, later, with the scan's number (row of scans.tsv) as third argument
+    """
+    watch = Watch(phase, progress)
+    with _alone(output):
+        members, common = plan_members(atlas, output, options, watch)
+        scaling = _fit(members, atlas, options, observe, watch)
+        shard_names = _write_shards(members, common, atlas, scaling, output, options, observe_again, watch)
+        rows = [_scan_row(m, shard) for m, shard in zip(members, shard_names, strict=True)]
+        table = pd.DataFrame(rows, columns=SCAN_TABLE_COLUMNS)
+        _write_tables(output, table, scaling, atlas)
+    return GroupResult(table, scaling, [m.scan for m in members], common)
 
 
-def _refuse_mixed_options(scans: list[FinishedScan]) -> None:
-    """Scans of one shard were cleaned alike; only t_r may have been given for some and not for others."""
-    decisive = [
-        {k: v for k, v in scan.facts["options"].items() if k not in ("t_r", "space")} for scan in scans
-    ]
-    for scan, options in zip(scans, decisive, strict=True):
-        if options != decisive[0]:
-            raise InputError(
-                f"{scans[0].facts['scan_id']} was done with {decisive[0]}, "
-                f"{scan.facts['scan_id']} with {options}.",
-                hint="Run the stage 'participant' for all scans with the same options.",
-            )
+# --- reading passes -----------------------------------------------------------------------------------------
 
 
-def _member(scan: FinishedScan, atlas: Atlas, options: GroupOptions) -> _Member:
-    valid = np.ones(atlas.n_rois, dtype=bool)
-    valid[scan.facts["missing"]] = False
-    return _Member(scan, stride_of(scan.facts["t_r"], options.target_t_r, options.resample), valid)
+def _fit(
+    members: list[Member], atlas: Atlas, options: GroupOptions, observe: Observe | None, watch: Watch
+) -> Scaling:
+    """The scaling, from the stored frames of the participants that fit it; `observe` sees all."""
+    fit = ScalingFit(options.scaling, atlas.table["name"].tolist())
+    n_passes = 0
+    while fit.wants_pass or (n_passes == 0 and observe is not None):
+        n_passes += 1
+        seen = members if n_passes == 1 and observe is not None else [m for m in members if m.fits]
+        watch.phase(f"reading scans, pass {n_passes}", len(seen))
+        for member in seen:
+            series, marks = member.scan.read()
+            if n_passes == 1 and observe is not None:
+                observe(series, member.scan.facts)
+            if member.fits and fit.wants_pass:
+                fit.add(pooled(member.phases_of(series, marks, options)), member.scan.participant_id)
+            watch.scan(member.scan.scan_id)
+        if fit.wants_pass:
+            fit.end_pass()
+    return fit.result()
 
 
-def _fit(members: list[_Member], atlas: Atlas, options: GroupOptions) -> Scaling:
-    """The scaling, from the frames of the participants that fit it."""
-    fitting = members
-    if options.scaling_participants is not None:
-        present = {m.scan.facts["participant_id"] for m in members}
-        fitting = [m for m in members if m.scan.facts["participant_id"] in options.scaling_participants]
-        if not fitting:
-            raise InputError(
-                f"--scaling-participants names {len(options.scaling_participants)} participants; "
-                "none of them has a finished scan.",
-                hint=f"Participants here: {sorted(present)[:5]} …",
-            )
-        if absent := sorted(options.scaling_participants - present):
-            log.warning("--scaling-participants: %d have no finished scan, e.g. %s.", len(absent), absent[0])
-
-    def read(number: int, columns: slice) -> NDArray[np.float32]:
-        series = fitting[number].scan.series(columns)
-        return series if options.phases == "all" else series[:: fitting[number].stride]
-
-    sizes = [(m.valid, m.n_frames(options.phases)) for m in fitting]
-    return fit_scaling(sizes, read, atlas.table["name"].tolist(), options.scaling)
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 def _write_shards(
-    members: list[_Member],
+    members: list[Member],
+    common: Common,
     atlas: Atlas,
     scaling: Scaling,
     output: Path,
     options: GroupOptions,
-    progress: Callable[[str], None],
+    observe_again: ObserveAgain | None,
+    watch: Watch,
 ) -> list[str]:
     """Write all shards beside the old ones, then exchange the folders. Returns each scan's shard."""
-    fresh = output / "work" / "shards-new"
+    fresh, old, shards = output / "work" / "shards-new", output / "work" / "shards-old", output / "shards"
+    if old.exists() and not shards.exists():  # a run was killed between the two renames below
+        old.rename(shards)
     shutil.rmtree(fresh, ignore_errors=True)
+    watch.phase("writing shards", len(members))
     rois = {column: atlas.table[column].tolist() for column in ROI_COLUMNS}
-    sizes = [4 * int(m.scan.facts["n_frames"]) * atlas.n_rois for m in members]
+    sizes = [4 * m.plan.n_frames_out * m.plan.n_phases * atlas.n_rois for m in members]
     names = []
-    for number, group in enumerate(_split(sizes, SHARD_BYTES)):
-        name = f"shard-{number:05d}.h5"
+    for shard_number, group in enumerate(_split(sizes, SHARD_BYTES)):
+        name = f"shard-{shard_number:05d}.h5"
         scans = []
-        for i in group:
-            scans.append(_shard_scan(members[i], scaling, options))
+        for number in group:
+            scans.append(_shard_scan(members[number], number, scaling, atlas, options, observe_again))
             names.append(name)
-            progress(scans[-1].entities["scan_id"])
+            watch.scan(members[number].scan.scan_id)
         write_shard(
             fresh / name,
             scans,
@@ -161,25 +158,47 @@ def _write_shards(
             iqr=scaling.iqr,
             scaling=scaling.method,
             target_t_r=options.target_t_r,
+            space=", ".join(sorted(common.spaces)),
+            options={"participant": common.options, "group": options.told()},
+            software=common.software,
         )
-    old = output / "work" / "shards-old"
     shutil.rmtree(old, ignore_errors=True)
-    if (output / "shards").exists():
-        (output / "shards").rename(old)
-    fresh.rename(output / "shards")
+    if shards.exists():
+        shards.rename(old)
+    fresh.rename(shards)
     shutil.rmtree(old, ignore_errors=True)
     return names
 
 
-def _shard_scan(member: _Member, scaling: Scaling, options: GroupOptions) -> ShardScan:
-    facts = member.scan.facts
-    scaled = scaling.apply(member.scan.series())  # (n_frames, n_rois)
+def _shard_scan(
+    member: Member,
+    number: int,
+    scaling: Scaling,
+    atlas: Atlas,
+    options: GroupOptions,
+    observe_again: ObserveAgain | None,
+) -> ShardScan:
+    scan = member.scan
+    series, marks = scan.read()
+    facts = scan.facts
+    if observe_again is not None:
+        observe_again(series, facts, number)
+    phases = member.phases_of(series, marks, options)
+    part = None
+    if scaling.method in PER_SCAN:
+        part = scan_part(scaling.method, pooled(phases), atlas.table["name"].tolist(), scan.scan_id)
     return ShardScan(
         entities={column: facts[column] for column in SCAN_COLUMNS},
-        t_r=facts["t_r"],
-        t_r_out=facts["t_r"] * member.stride,
-        valid=member.valid,
-        phases=split_phases(scaled, member.stride, options.phases),
+        t_r=scan.t_r,
+        t_r_out=member.plan.t_r_out,
+        valid=scan.valid,
+        phases=[scaling.apply(phase, part) for phase, _ in phases],
+        censored=[censored for _, censored in phases],
+        part=part,
+        fits_scaling=member.fits and scaling.method not in ("none", "zscore-scan"),
+        source=scan.source,
+        source_sha256=facts.get("source_sha256") or "",
+        provenance={name: facts[name] for name in PROVENANCE if name in facts},
     )
 
 
@@ -196,24 +215,17 @@ def _split(sizes: Sequence[int], limit: int) -> list[list[int]]:
     return groups
 
 
-def _scan_row(member: _Member, options: GroupOptions, shard: str) -> dict[str, Any]:
-    fact, stride = member.scan.facts, member.stride
-    return {column: fact[column] for column in (*SCAN_COLUMNS, "source", "space", "t_r", "n_frames_in")} | {
-        "stride": stride,
-        "t_r_out": fact["t_r"] * stride,
-        "n_frames": _n_frames_out(fact["n_frames"], stride),
-        "n_phases": min(stride, fact["n_frames"]) if options.phases == "all" else 1,
+def _scan_row(member: Member, shard: str) -> dict[str, Any]:
+    scan, plan = member.scan, member.plan
+    same = (*SCAN_COLUMNS, "source", "space", "t_r", "n_frames_in", "fd_mean", "tsnr_median", "coverage_min")
+    return {column: getattr(scan, column) for column in same} | {
+        "stride": plan.stride,
+        "t_r_out": plan.t_r_out,
+        "n_frames": plan.n_frames_out,
+        "n_phases": plan.n_phases,
         "shard": shard,
-        "fd_mean": fact["fd_mean"],
-        "tsnr_median": fact["tsnr_median"],
-        "coverage_min": min(fact["coverage"]),
-        "n_missing_rois": len(fact["missing"]),
+        "n_missing_rois": int((~scan.valid).sum()),
     }
-
-
-def _n_frames_out(n_frames: int, stride: int) -> int:
-    """Frames of the first phase, the longest: every stride-th, rounded up."""
-    return -(-n_frames // stride)
 
 
 def _write_tables(output: Path, scans: pd.DataFrame, scaling: Scaling, atlas: Atlas) -> None:
@@ -229,3 +241,24 @@ def _write_tables(output: Path, scans: pd.DataFrame, scaling: Scaling, atlas: At
     )
     write_text(output / "scaling.tsv", table.to_csv(sep="\t", index=False))
     scan_files.write_failures_table(output)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """One group stage at a time: two would write into one folder. The lock ends with its process."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    (output / "work").mkdir(parents=True, exist_ok=True)
+    with open(output / "work" / "group.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another stage 'group' is at work in {output}.", hint="Wait until it is done."
+            ) from error
+        except OSError:  # a network file system without locks
+            log.debug("%s cannot be locked", output, exc_info=True)
+        yield

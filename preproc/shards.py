@@ -1,14 +1,21 @@
 """Shards: scaled regional series, back to back in plain HDF5, with an index and their origin.
 
     /timeseries   float32 (total frames, n_rois), contiguous, uncompressed: a clip is one contiguous read
+    /censored     bool (total frames,), True where a scrubbed frame was filled in (absent: none)
     /series/*     one row per stored series (each phase of a strided scan is a series of its own)
-    /scans/*      one row per scan; /rois/* one row per region; /scaling/* what was subtracted and divided
+    /scans/*      one row per scan: entities, t_r, valid regions, source, source_sha256, provenance (JSON),
+                  fits_scaling; offset and scale (n_scans, n_rois) where the scaling has a part of each scan
+    /rois/*       one row per region
+    /scaling/*    median and iqr (n_rois,): what was subtracted and divided
+    attrs         format, versions, atlas, scaling, target_t_r, space, options (JSON), software (JSON)
 
-`stored = (x - median) / iqr`, so the input is recoverable. A reader needs h5py and numpy only.
+`x = (stored * iqr + median) * scale + offset` (scale 1, offset 0 where there are none), so the input is
+recoverable. A reader needs h5py and numpy only. Written by `shard_writer.py`.
 """
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,89 +24,27 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-import bjepa
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_aside
+from bjepa.preproc.shard_writer import (
+    FORMAT,
+    FORMAT_VERSION,
+    ROI_COLUMNS,
+    SCAN_COLUMNS,
+    ShardScan,
+    write_shard,
+)
 
-FORMAT, FORMAT_VERSION = "bjepa-shard", 1
-SCAN_COLUMNS = ("scan_id", "participant_id", "session", "task", "run")
-ROI_COLUMNS = ("name", "structure", "hemisphere", "network7", "network17")
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "ROI_COLUMNS",
+    "SCAN_COLUMNS",
+    "ShardReader",
+    "ShardScan",
+    "write_shard",
+]
+
 ROIS_IN_FORMAT = ("name", "structure", "network7", "network17")  # required of every shard, foreign ones too
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardScan:
-    """One scan on its way into a shard: its series (phases), already scaled."""
-
-    entities: dict[str, str]  # the SCAN_COLUMNS
-    t_r: float  # s, of the scan
-    t_r_out: float  # s, of the stored series
-    valid: NDArray[np.bool_]  # (n_rois,), False where the region is missing
-    phases: Sequence[NDArray[np.float32]]  # each (n_frames, n_rois)
-
-
-def write_shard(
-    path: Path,
-    scans: Sequence[ShardScan],
-    *,
-    atlas: str,
-    atlas_sha256: str,
-    rois: dict[str, Sequence[str]],
-    median: NDArray[np.float64],
-    iqr: NDArray[np.float64],
-    scaling: str,
-    target_t_r: float,
-) -> None:
-    """Write one shard, whole or not at all.
-
-    `rois` holds the ROI_COLUMNS, each of length n_rois; `median` and `iqr` are (n_rois,) in the units of the
-    scan. Columns of missing regions are stored as 0. Refuses non-finite values in valid columns.
-    """
-    n_rois = len(median)
-    lengths = np.array([len(phase) for scan in scans for phase in scan.phases], dtype=np.int64)
-    with write_aside(path) as aside, h5py.File(aside, "w") as shard:
-        shard.attrs.update(
-            format=FORMAT,
-            format_version=FORMAT_VERSION,
-            bjepa_version=bjepa.__version__,
-            atlas=atlas,
-            atlas_sha256=atlas_sha256,
-            n_rois=n_rois,
-            scaling=scaling,
-            target_t_r=target_t_r,
-        )
-        frames = shard.create_dataset("timeseries", (int(lengths.sum()), n_rois), np.float32)
-        row = 0
-        for scan in scans:
-            for phase in scan.phases:
-                stored = np.where(scan.valid, phase, 0).astype(np.float32)  # (n_frames, n_rois)
-                if not np.isfinite(stored).all():
-                    raise ValueError(f"{scan.entities['scan_id']} has non-finite values in valid regions")
-                frames[row : row + len(stored)] = stored
-                row += len(stored)
-
-        series = shard.create_group("series")
-        series["offset"] = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        series["length"] = lengths
-        series["scan"] = np.repeat(np.arange(len(scans)), [len(s.phases) for s in scans]).astype(np.int32)
-        series["phase"] = np.concatenate([np.arange(len(s.phases)) for s in scans]).astype(np.int8)
-
-        table = shard.create_group("scans")
-        for column in SCAN_COLUMNS:
-            _write_strings(table, column, [scan.entities[column] for scan in scans])
-        table["t_r"] = np.array([scan.t_r for scan in scans], dtype=np.float64)
-        table["t_r_out"] = np.array([scan.t_r_out for scan in scans], dtype=np.float64)
-        table["valid"] = np.stack([scan.valid for scan in scans])  # (n_scans, n_rois)
-
-        regions = shard.create_group("rois")
-        for column in ROI_COLUMNS:
-            _write_strings(regions, column, rois[column])
-        shard["scaling/median"] = median.astype(np.float64)
-        shard["scaling/iqr"] = iqr.astype(np.float64)
-
-
-def _write_strings(group: Any, name: str, values: Sequence[str]) -> None:
-    group.create_dataset(name, data=list(values), dtype=h5py.string_dtype("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -108,6 +53,7 @@ class _Series:
     offset: int  # first row in its /timeseries
     length: int  # frames
     scan: int  # row in ShardReader.scans
+    row: int  # row in /scans of the shard
     phase: int
 
 
@@ -127,6 +73,8 @@ class ShardReader:
     rois : dict of columns (str), one entry per region, in column order
     median, iqr : (n_rois,) float64, in the units of the scans
     atlas, atlas_sha256, scaling, target_t_r, n_rois : as in the shards, the same in all of them
+    per_scan : whether the scaling has a part of each scan, so that `unscale` must know the series
+    space, options, software : of the first shard ("" and {} in shards of earlier versions)
 
     Files are opened when first read, anew in each process (safe to fork and to pickle).
 
@@ -141,6 +89,7 @@ class ShardReader:
         self._open_files: dict[int, Any] = {}
         self._pid = os.getpid()
         self._series: list[_Series] = []
+        self._scan_places: list[tuple[int, int]] = []  # of each scan its shard and row there
         scans: dict[str, list[Any]] = {c: [] for c in (*SCAN_COLUMNS, "t_r", "t_r_out")}
         valid: list[NDArray[np.bool_]] = []
         for number, shard_path in enumerate(self.paths):
@@ -153,6 +102,7 @@ class ShardReader:
                     for column in ("t_r", "t_r_out"):
                         scans[column].extend(shard[f"scans/{column}"][:].tolist())
                     valid.append(shard["scans/valid"][:].astype(bool))
+                    self._scan_places.extend((number, row) for row in range(len(valid[-1])))
                     index = [
                         shard[f"series/{name}"][:].tolist() for name in ("offset", "length", "scan", "phase")
                     ]
@@ -161,7 +111,7 @@ class ShardReader:
                         f"{shard_path} lacks a part of a shard: {error}.", hint=_REMAKE
                     ) from error
             self._series.extend(
-                _Series(number, offset, length, first_scan + scan, phase)
+                _Series(number, offset, length, first_scan + scan, scan, phase)
                 for offset, length, scan, phase in zip(*index, strict=True)
             )
         self.scans = scans
@@ -172,19 +122,32 @@ class ShardReader:
 
     def _read_header(self, shard: Any, *, first: bool) -> None:
         header = {k: shard.attrs[k] for k in ("atlas", "atlas_sha256", "scaling", "target_t_r", "n_rois")}
+        median, iqr = (shard[f"scaling/{name}"][:].astype(np.float64) for name in ("median", "iqr"))
+        per_scan = "offset" in shard["scans"]
         if first:
             self.atlas, self.atlas_sha256 = str(header["atlas"]), str(header["atlas_sha256"])
             self.scaling, self.target_t_r = str(header["scaling"]), float(header["target_t_r"])
             self.n_rois = int(header["n_rois"])
             columns = [c for c in ROI_COLUMNS if c in ROIS_IN_FORMAT or c in shard["rois"]]
             self.rois = {c: shard[f"rois/{c}"].asstr()[:].tolist() for c in columns}
-            self.median = shard["scaling/median"][:].astype(np.float64)
-            self.iqr = shard["scaling/iqr"][:].astype(np.float64)
-        elif str(header["atlas_sha256"]) != self.atlas_sha256 or int(header["n_rois"]) != self.n_rois:
+            self.median, self.iqr, self.per_scan = median, iqr, per_scan
+            self.space = str(shard.attrs.get("space", ""))
+            self.options, self.software = (
+                json.loads(shard.attrs.get(name, "{}")) for name in ("options", "software")
+            )
+            return
+        if str(header["atlas_sha256"]) != self.atlas_sha256 or int(header["n_rois"]) != self.n_rois:
             raise InputError(
                 f"{shard.filename} was made with atlas {header['atlas']} ({header['n_rois']} regions), "
                 f"{self.paths[0].name} with {self.atlas} ({self.n_rois}).",
                 hint="Keep shards of different atlases in different folders.",
+            )
+        same = np.array_equal(median, self.median) and np.array_equal(iqr, self.iqr)
+        if not same or str(header["scaling"]) != self.scaling or per_scan != self.per_scan:
+            raise InputError(
+                f"{shard.filename} was scaled otherwise ({header['scaling']}) than {self.paths[0].name} "
+                f"({self.scaling}): their median and IQR must be the same.",
+                hint="Keep shards of different runs of the stage 'group' in different folders.",
             )
 
     def __len__(self) -> int:
@@ -208,12 +171,51 @@ class ShardReader:
         clip: NDArray[np.float32] = frames[series.offset + start : series.offset + stop]
         return clip
 
-    def unscale(self, timeseries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Back to the units of the scan: (..., n_rois) float32."""
-        original: NDArray[np.float32] = (timeseries.astype(np.float64) * self.iqr + self.median).astype(
-            np.float32
-        )
-        return original
+    def censored(self, number: int) -> NDArray[np.bool_]:
+        """(n_frames,) of a series, True where a scrubbed frame was filled in."""
+        series = self._series[number]
+        shard = self._file(series.shard)
+        if "censored" not in shard:
+            return np.zeros(series.length, dtype=bool)
+        marks: NDArray[np.bool_] = shard["censored"][series.offset : series.offset + series.length]
+        return marks
+
+    def unscale(self, timeseries: NDArray[np.float32], series: int | None = None) -> NDArray[np.float32]:
+        """Back to the units of the scan: (..., n_rois) float32.
+
+        Parameters
+        ----------
+        timeseries : frames (..., n_rois) of one series, as read
+        series
+            Number of that series. Needed where the scaling has a part of each scan (`per_scan`).
+
+        Raises
+        ------
+        InputError
+            `series` is not given though it is needed.
+        """
+        original = timeseries.astype(np.float64) * self.iqr + self.median
+        if self.per_scan:
+            if series is None:
+                raise InputError(
+                    f"these shards are scaled by {self.scaling}, which differs from scan to scan: unscale "
+                    "must know the series.",
+                    hint="Call reader.unscale(reader[i], i).",
+                )
+            at = self._series[series]
+            table = self._file(at.shard)["scans"]
+            original = original * table["scale"][at.row] + table["offset"][at.row]
+        back: NDArray[np.float32] = original.astype(np.float32)
+        return back
+
+    def provenance(self, scan: int) -> dict[str, Any]:
+        """Where scan number `scan` comes from and how it was made; {} in shards of earlier versions."""
+        shard, row = self._scan_places[scan]
+        table = self._file(shard)["scans"]
+        if "source" not in table:
+            return {}
+        source, digest, how = (table[name].asstr()[row] for name in ("source", "source_sha256", "provenance"))
+        return {"source": source, "source_sha256": digest, **json.loads(how)}
 
     def _file(self, number: int) -> Any:
         if os.getpid() != self._pid:  # HDF5 handles must not cross a fork

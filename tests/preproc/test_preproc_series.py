@@ -1,9 +1,9 @@
-"""preproc/scaling.py, shards.py: what happens to cleaned regional series."""
+"""preproc/shard_writer.py, shards.py: what is written is what is read."""
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -11,59 +11,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bjepa.preproc import InputError, ShardReader
-from bjepa.preproc.scaling import Scaling, fit_scaling
+from bjepa.preproc.scaling import ScanPart
 from bjepa.preproc.shards import ROI_COLUMNS, ShardScan, write_shard
 
-T, R = 140, 5  # frames, regions
-
-
-@pytest.fixture
-def series() -> np.ndarray:
-    walk = np.random.default_rng(0).normal(size=(T, R)).cumsum(axis=0)
-    series: np.ndarray = (walk + np.array([10, 200, -30, 4000, 55])).astype(np.float32)
-    series.flags.writeable = False
-    return series
-
-
-# --- scaling ------------------------------------------------------------------------------------------------
-
-
-def _fit(scans: list[np.ndarray], valid: list[np.ndarray], method: Any = "robust") -> Scaling:
-    sizes = [(v, len(s)) for v, s in zip(valid, scans, strict=True)]
-    return fit_scaling(sizes, lambda i, columns: scans[i][:, columns], [f"r{k}" for k in range(R)], method)
-
-
-def test_scaling_is_median_and_iqr_of_all_valid_frames(
-    series: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = series[:61] * 3 + 5
-    all_valid, without_1 = np.ones(R, bool), np.array([True, False, True, True, True])
-    expected = np.percentile(np.concatenate([series, other]), [25, 50, 75], axis=0)
-    expected[:, 1] = np.percentile(series[:, 1], [25, 50, 75])
-    for block in (1 << 30, 2 * 4 * 201):  # all regions at once; two at a time
-        monkeypatch.setattr("bjepa.preproc.scaling._BLOCK_BYTES", block)
-        scaling = _fit([series, other], [all_valid, without_1])
-        assert_allclose(scaling.median, expected[1], rtol=1e-6)
-        assert_allclose(scaling.iqr, expected[2] - expected[0], rtol=1e-5)
-    scaled = scaling.apply(series)
-    assert_allclose(scaled * scaling.iqr + scaling.median, series, rtol=1e-5)
-
-
-def test_scaling_none_and_never_seen(series: np.ndarray) -> None:
-    none = _fit([series], [np.ones(R, bool)], "none")
-    assert_array_equal(none.apply(series), series)
-    nowhere = _fit([series], [np.array([True, True, False, True, True])])
-    assert (nowhere.median[2], nowhere.iqr[2]) == (0, 1)
-
-
-def test_scaling_refuses_flat_regions(series: np.ndarray) -> None:
-    flat = series.copy()
-    flat[:, 3] = 4000
-    with pytest.raises(InputError, match=r"1 regions do not vary .*\['r3'\]"):
-        _fit([flat], [np.ones(R, bool)])
-
-
-# --- shards -------------------------------------------------------------------------------------------------
+R = 5  # regions
 
 
 def _scan(name: str, seed: int, lengths: tuple[int, ...], missing: int | None = None) -> ShardScan:
@@ -147,6 +98,54 @@ def test_the_format_is_the_contract(output: Path) -> None:
         assert shard["scaling/median"].shape == (R,)
 
 
+def _with_part(scan: ShardScan, seed: int) -> ShardScan:
+    rng = np.random.default_rng(seed)
+    marks = [rng.random(len(phase)) < 0.4 for phase in scan.phases]
+    part = ScanPart(offset=rng.normal(9000, 900, R), scale=rng.uniform(0.1, 70, R))
+    return replace(
+        scan, part=part, censored=marks, source=f"/data/{seed}", provenance={"confounds": ["é", "b"]}
+    )
+
+
+def test_scaling_of_each_scan_is_stored_and_undone(tmp_path: Path) -> None:
+    scans = [_with_part(_scan(f"sub-{k}", k, lengths), k) for k, lengths in enumerate([(7, 6), (9,), (4,)])]
+    _write(tmp_path / "shards/shard-00000.h5", scans[:2])
+    _write(tmp_path / "shards/shard-00001.h5", scans[2:])
+    reader = ShardReader(tmp_path)
+    assert reader.per_scan
+    of_series = [(scan, phase) for scan in scans for phase in scan.phases]
+    for number, (scan, phase) in enumerate(of_series):
+        assert scan.part is not None
+        expected = (phase.astype(float) * reader.iqr + reader.median) * scan.part.scale + scan.part.offset
+        assert_allclose(reader.unscale(reader[number], number), expected, rtol=1e-7)
+        assert_allclose(reader.unscale(reader.read(number, 2, 1), number), expected[2:3], rtol=1e-7)
+    with pytest.raises(InputError, match=r"unscale must know the series.*reader\.unscale\(reader\[i\], i\)"):
+        reader.unscale(reader[0])
+    marks = [marks for scan in scans for marks in scan.censored or []]
+    assert [reader.censored(n).tolist() for n in range(4)] == [m.tolist() for m in marks]
+    assert reader.provenance(2) == {"source": "/data/2", "source_sha256": "", "confounds": ["é", "b"]}
+
+
+def test_shards_of_earlier_versions_are_read(output: Path) -> None:
+    for path in (output / "shards").iterdir():
+        with h5py.File(path, "a") as shard:
+            assert "censored" not in shard and "source" not in shard["scans"]
+            for name in ("space", "options", "software"):
+                del shard.attrs[name]
+    reader = ShardReader(output)
+    assert not reader.per_scan and reader.provenance(1) == reader.options == {} and reader.space == ""
+    assert reader.censored(2).tolist() == [False] * 6
+    assert_array_equal(reader.unscale(reader[1], 1), reader.unscale(reader[1]))
+
+
+def test_part_of_some_scans_only_and_marks_of_wrong_length_are_refused(tmp_path: Path) -> None:
+    whole, bare = _with_part(_scan("sub-1", 1, (7,)), 1), _scan("sub-2", 2, (9,))
+    with pytest.raises(ValueError, match="some scans"):
+        _write(tmp_path / "a.h5", [whole, bare])
+    with pytest.raises(ValueError, match="other numbers of frames"):
+        _write(tmp_path / "a.h5", [replace(whole, censored=[np.zeros(6, bool)])])
+
+
 def test_reader_is_pickled_without_open_files(output: Path) -> None:
     reader = ShardReader(output)
     first = reader[0]
@@ -163,6 +162,9 @@ def test_refuses_foreign_truncated_mixed_and_absent(output: Path, tmp_path: Path
         ShardReader(output)
     _write(path, [_scan("sub-3", 3, (4,))], atlas_sha256="other")
     with pytest.raises(InputError, match="was made with atlas"):
+        ShardReader(output)
+    _write(path, [_with_part(_scan("sub-3", 3, (4,)), 3)])
+    with pytest.raises(InputError, match=r"shard-00001\.h5 was scaled otherwise"):
         ShardReader(output)
     with h5py.File(path, "w") as foreign:
         foreign["timeseries"] = np.zeros((3, R))
