@@ -1,79 +1,36 @@
-"""What was given, as a list of scans: a folder, one file, a manifest or an fMRIPrep derivative.
+"""What was given, as a list of scans: one file, a manifest, or a folder of images, tables or derivatives.
 
-Nothing of the images is read here but their names and JSON sidecars (BIDS inheritance: a sidecar higher up
-whose entities all occur in the file's name applies too, the nearer one wins).
+    folder with dataset_description.json   fMRIPrep or XCP-D derivative (derivatives.py)
+    folder with fMRI.*.csv.gz              UK Biobank bulk (ukb.py)
+    other folder                           its BOLD images; without images its tables of series
+    .tsv with a column `path`              manifest (manifest.py)
+    one file                               an image, or a table of series
+Nothing is read here but names, JSON sidecars and manifests. A scan whose sidecar is broken carries its error.
 """
 
-import json
+import csv
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-
+from bjepa.preproc import ukb
+from bjepa.preproc.bids import Tree, parse_name, passes
+from bjepa.preproc.derivatives import refuse_the_same_run_twice, scans_of_derivative
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.participants import bare_id
+from bjepa.preproc.manifest import scans_of_manifest
+from bjepa.preproc.number_tables import SUFFIXES as TABLE_SUFFIXES
+from bjepa.preproc.participants import bare_id, read_participant_list
+from bjepa.preproc.scan_names import kind_of, scan_of_name, stem_of, with_t_r
+from bjepa.preproc.scan_source import Dataset, Kind, ScanFilter, ScanSource
+
+__all__ = ["Dataset", "Kind", "ScanFilter", "ScanSource", "find_scans"]
 
 log = logging.getLogger(__name__)
 
-# in BIDS order; `desc-preproc` is what every fMRIPrep BOLD file says, so it is left out of names
-_ENTITIES = (
-    "sub",
-    "ses",
-    "task",
-    "acq",
-    "ce",
-    "rec",
-    "dir",
-    "run",
-    "echo",
-    "part",
-    "space",
-    "res",
-    "den",
-    "desc",
-)
 _OTHER_SUFFIXES = ("mask", "dseg", "probseg", "boldref", "T1w", "T2w", "sbref", "epi", "xfm")
-_MANIFEST_COLUMNS = ("path", "participant_id", "session", "task", "run", "t_r", "space", "mask", "confounds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanSource:
-    """One scan to be preprocessed. Text is "" and values are None where nothing is known."""
-
-    path: Path
-    scan_id: str  # unique in the call; begins the names of the scan's output files
-    participant_id: str  # with "sub-"
-    session: str = ""
-    task: str = ""
-    run: str = ""
-    space: str | None = None
-    t_r: float | None = None  # s, from the sidecar or manifest
-    mask: Path | None = None
-    confounds: Path | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The scans of one call, and what made them ("fMRIPrep" and the like, "" where unknown)."""
-
-    scans: list[ScanSource]
-    made_by: str = ""
-
-
-@dataclass(frozen=True)
-class ScanFilter:
-    """BIDS-App style choice of scans; an empty tuple keeps all. Labels with or without their `sub-`."""
-
-    participant_label: Sequence[str] = field(default=())
-    session_label: Sequence[str] = field(default=())
-    task_id: Sequence[str] = field(default=())
-    run_id: Sequence[str] = field(default=())
-    space: str | None = None  # of images whose name says their space
+_SURFACE_SPACE = "fsLR"
 
 
 def find_scans(given: Path, keep: ScanFilter, *, exclude: Path | None = None) -> Dataset:
@@ -83,192 +40,138 @@ def find_scans(given: Path, keep: ScanFilter, *, exclude: Path | None = None) ->
     """
     if not given.exists():
         raise InputError(
-            f"INPUT {given} does not exist.", hint="Give a folder, a NIfTI file or a manifest (.tsv)."
+            f"INPUT {given} does not exist.",
+            hint="Give a folder, an image, a table of series or a manifest (.tsv).",
         )
-    made_by = ""
-    if given.is_file() and given.suffix == ".tsv":
-        scans = _from_manifest(given)
-    elif given.is_file():
-        scans = [_from_name(given, given.parent)]
-    elif (description := given / "dataset_description.json").is_file():
-        made_by = _made_by(description)
-        scans = _from_derivative(given, exclude)
+    keep = replace(keep, participant_label=participants_of(keep.participant_label))
+    is_derivative = given.is_dir() and (given / "dataset_description.json").is_file()
+    if is_derivative:
+        dataset = scans_of_derivative(given, keep, exclude)
+    elif given.is_dir():
+        dataset = _of_folder(given, keep, exclude)
+    elif _is_manifest(given):
+        dataset = Dataset(scans_of_manifest(given))
     else:
-        scans = _from_folder(given, exclude)
-    kept = [scan for scan in scans if _is_kept(scan, keep)]
+        dataset = Dataset([_of_file(given)])
+    kept = [scan for scan in dataset.scans if _is_kept(scan, keep)]
     if not kept:
         raise InputError(
-            f"INPUT {given}: none of its {len(scans)} scans is left by the filters {_told(keep)}.",
+            f"INPUT {given}: none of its {len(dataset.scans)} scans is left by the filters {_told(keep)}.",
             hint="Compare the labels with the file names.",
         )
+    _tell_labels_without_scan(dataset.scans, keep)
+    if is_derivative:
+        refuse_the_same_run_twice(kept)
     _refuse_twins(kept)
-    return Dataset(sorted(kept, key=lambda scan: scan.scan_id), made_by)
+    _refuse_mixed_kinds(kept)
+    return Dataset(sorted(kept, key=lambda scan: scan.scan_id), dataset.made_by)
 
 
 # --- the kinds of input -------------------------------------------------------------------------------------
 
 
-def _from_folder(folder: Path, exclude: Path | None) -> list[ScanSource]:
-    images = _images(folder, exclude)
-    if not images:
+def _of_folder(folder: Path, keep: ScanFilter, exclude: Path | None) -> Dataset:
+    tree = Tree(folder, exclude)
+    if any(ukb.is_table(path) for path in tree.files(".csv.gz", ".csv")):
+        return Dataset(ukb.scans_of_bulk(tree, keep), "UK Biobank")
+    images, series = _images(tree, keep), _series(tree)
+    if images and (named := [path for path in series if "timeseries" in path.name]):
         raise InputError(
-            f"INPUT {folder} holds no NIfTI file (.nii, .nii.gz).",
+            f"INPUT {folder} holds {len(images)} images and {len(named)} tables of series "
+            f"({named[0].name} ...).",
+            hint="Give the folder of the one or the other, or a manifest.",
+        )
+    files = images or series
+    if not files:
+        raise InputError(
+            f"INPUT {folder} holds no NIfTI file (.nii, .nii.gz) and no table of series "
+            f"({', '.join(TABLE_SUFFIXES)}, .ptseries.nii).",
             hint="Give the folder that holds the BOLD runs.",
         )
-    return [_from_name(path, folder) for path in images]
+    if not images:
+        log.info("%s: %d tables of series, e.g. %s.", folder, len(files), files[0].name)
+    scans = [_found(tree, path) for path in files if passes(parse_name(path).entities, keep.bids_filter)]
+    return Dataset(scans)
 
 
-def _images(folder: Path, exclude: Path | None) -> list[Path]:
-    images = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if (
-            hidden
-            or not path.name.endswith((".nii", ".nii.gz"))
-            or ".dtseries." in path.name
-            or path.is_dir()
+def _found(tree: Tree, path: Path) -> ScanSource:
+    return with_t_r(scan_of_name(path), lambda: tree.sidecar_facts(path))
+
+
+def _images(tree: Tree, keep: ScanFilter) -> list[Path]:
+    """BOLD images; surface files (dtseries) only where there are no volumes or fsLR is asked for."""
+    found: dict[Kind, list[Path]] = {"volume": [], "dtseries": []}
+    for path in tree.files(".nii", ".nii.gz"):
+        kind = kind_of(path)
+        if kind not in found or path.name.endswith(
+            (".dlabel.nii", ".dscalar.nii", ".pconn.nii", ".pscalar.nii")
         ):
             continue
-        if exclude is not None and path.resolve().is_relative_to(exclude.resolve()):
-            continue
-        if _stem(path).rsplit("_", 1)[-1] in _OTHER_SUFFIXES:
+        if stem_of(path).rsplit("_", 1)[-1] in _OTHER_SUFFIXES:
             log.debug("%s is not a BOLD run; passed over.", path)
             continue
-        images.append(path)
-    return images
+        found[kind].append(path)
+    if found["dtseries"] and found["volume"]:
+        taken: Kind = "dtseries" if keep.space == _SURFACE_SPACE else "volume"
+        other: Kind = "volume" if taken == "dtseries" else "dtseries"
+        log.info("%d files of kind %s left out (--space %s chooses).", len(found[other]), other, keep.space)
+        return found[taken]
+    return found["volume"] or found["dtseries"]
 
 
-def _from_derivative(folder: Path, exclude: Path | None) -> list[ScanSource]:
-    description = _read_json(folder / "dataset_description.json")
-    if description.get("DatasetType", "raw") != "derivative" and "GeneratedBy" not in description:
+def _series(tree: Tree) -> list[Path]:
+    """Tables in a folder: those called *timeseries*, else all; no confounds, participants or sidecars."""
+    found = [
+        path
+        for path in tree.files(*TABLE_SUFFIXES, ".ptseries.nii")
+        if not path.name.startswith("participants") and "confounds" not in path.name
+    ]
+    return [path for path in found if "timeseries" in path.name] or found
+
+
+def _of_file(path: Path) -> ScanSource:
+    if kind_of(path) is None:
         raise InputError(
-            f"INPUT {folder} is a raw BIDS folder; its scans are not in a template space.",
-            hint="Run fMRIPrep and give its output folder, or give normalised NIfTI files.",
+            f"INPUT {path.name} is neither an image (.nii, .nii.gz) nor a table of series "
+            f"({', '.join(TABLE_SUFFIXES)}) nor a manifest (.tsv).",
         )
-    images = [path for path in _images(folder, exclude) if path.name.endswith(("bold.nii", "bold.nii.gz"))]
-    preprocessed = [path for path in images if "_desc-preproc_" in path.name]
-    if not preprocessed:
-        raise InputError(
-            f"INPUT {folder} holds no *_desc-preproc_bold.nii.gz.",
-            hint="Give the derivative folder itself (the one with the sub-* folders).",
-        )
-    scans = []
-    for path in preprocessed:
-        mask = path.with_name(re.sub(r"_desc-preproc_bold(\.nii(\.gz)?)$", r"_desc-brain_mask\1", path.name))
-        scans.append(replace(_from_name(path, folder), mask=mask if mask.is_file() else None))
-    return scans
+    return _found(Tree(path.parent, deep=False), path)
 
 
-def _from_manifest(path: Path) -> list[ScanSource]:
+def _is_manifest(path: Path) -> bool:
+    """A .tsv with a column `path`, or one whose second line is no row of numbers (no table of series)."""
+    if path.suffix != ".tsv":
+        return False
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            rows = csv.reader(stream, delimiter="\t")
+            first, second = next(rows, []), next(rows, [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"INPUT {path} cannot be read as a tab-separated table ({error}).") from error
-    if "path" not in table.columns:
-        raise InputError(
-            f"INPUT {path} has no column 'path'; it has {list(table.columns)}.", hint="See --help."
-        )
-    if unknown := sorted(set(table.columns) - set(_MANIFEST_COLUMNS)):
-        log.warning("%s: columns %s are not used.", path, unknown)
-    return [_from_row(path, number, row) for number, row in enumerate(table.to_dict("records"), start=2)]
+    return "path" in first or len(first) < 2 or not all(_is_number(cell) for cell in second[1:])
 
 
-def _from_row(manifest: Path, line: int, row: dict[Any, str]) -> ScanSource:
-    told = {k: v.strip() for k, v in row.items() if v.strip() not in ("", "n/a")}
-    if "path" not in told:
-        raise InputError(f"{manifest}, line {line}: column 'path' is empty.")
-    scan = _from_name(manifest.parent / told["path"], manifest.parent)
-    changes: dict[str, Any] = {k: told[k] for k in ("session", "task", "run", "space") if k in told}
-    if "participant_id" in told:
-        changes["participant_id"] = "sub-" + _label(bare_id(told["participant_id"]))
-    if "t_r" in told:
-        try:
-            changes["t_r"] = float(told["t_r"])
-        except ValueError as error:
-            raise InputError(f"{manifest}, line {line}: t_r must be seconds, got {told['t_r']!r}.") from error
-    changes |= {k: manifest.parent / told[k] for k in ("mask", "confounds") if k in told}
-    scan = replace(scan, **changes)
-    prefix, _, rest = scan.scan_id.partition("_")
-    return (
-        scan
-        if prefix == scan.participant_id
-        else replace(scan, scan_id=f"{scan.participant_id}_{rest or prefix}")
-    )
-
-
-def _made_by(description: Path) -> str:
-    tools = _read_json(description).get("GeneratedBy") or [{}]
-    return str(tools[0].get("Name", "")) if isinstance(tools, list) and isinstance(tools[0], dict) else ""
-
-
-# --- one file -----------------------------------------------------------------------------------------------
-
-
-def _from_name(path: Path, root: Path) -> ScanSource:
-    entities, suffix = _entities(path)
-    participant = entities.pop("sub", "") or _label(_stem(path))
-    if "desc" in entities and entities["desc"] == "preproc":
-        del entities["desc"]
-    if suffix not in ("bold", "", _stem(path)):  # a name that is not BIDS keeps its last word, to stay unique
-        entities["desc"] = entities.get("desc", "") + _label(suffix)
-    sidecar = _sidecar(path, root)
-    t_r = sidecar.get("RepetitionTime")
-    return ScanSource(
-        path=path,
-        scan_id="_".join([f"sub-{participant}", *(f"{k}-{entities[k]}" for k in _ENTITIES if k in entities)]),
-        participant_id=f"sub-{participant}",
-        session=entities.get("ses", ""),
-        task=entities.get("task", ""),
-        run=entities.get("run", ""),
-        space=entities.get("space"),
-        t_r=float(t_r) if isinstance(t_r, int | float) else None,
-    )
-
-
-def _entities(path: Path) -> tuple[dict[str, str], str]:
-    """BIDS entities and suffix of a file name; both empty where the name has no `sub-`."""
-    from nilearn.interfaces.bids import parse_bids_filename
-
-    parsed = parse_bids_filename(str(path))
-    entities = {k: v for k, v in parsed["entities"].items() if v is not None}
-    return (entities, str(parsed["suffix"])) if "sub" in entities else ({}, "")
-
-
-def _sidecar(path: Path, root: Path) -> dict[str, Any]:
-    """JSON facts of an image, by BIDS inheritance from `root` down to the file's own folder."""
-    own = set(_stem(path).split("_"))
-    suffix = _stem(path).rsplit("_", 1)[-1]
-    folders = [folder for folder in (path.parent, *path.parent.parents) if folder.is_relative_to(root)]
-    facts: dict[str, Any] = {}
-    for folder in reversed(folders):  # the nearest comes last and wins
-        applies = [
-            p for p in folder.glob(f"*{suffix}.json") if set(p.name.removesuffix(".json").split("_")) <= own
-        ]
-        for sidecar in sorted(applies, key=lambda p: len(p.name)):
-            facts |= _read_json(sidecar)
-    return facts
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _is_number(cell: str) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}.")
-    return content
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _label(text: str) -> str:
-    """Letters and digits only, as BIDS labels are."""
-    return re.sub(r"[^A-Za-z0-9]", "", text)
+        float(cell)
+    except ValueError:
+        return cell.strip().lower() in ("", "n/a", "na")
+    return True
 
 
 # --- filters ------------------------------------------------------------------------------------------------
+
+
+def participants_of(labels: Sequence[str]) -> list[str]:
+    """Participant labels, with those of files (a list, or a table with participant_id) in their place."""
+    known: list[str] = []
+    for label in labels:
+        path = Path(label)
+        if path.suffix in (".tsv", ".csv", ".txt") or len(path.parts) > 1:
+            known += read_participant_list(path)
+        else:
+            known.append(label)
+    return known
 
 
 def _is_kept(scan: ScanSource, keep: ScanFilter) -> bool:
@@ -281,13 +184,33 @@ def _is_kept(scan: ScanSource, keep: ScanFilter) -> bool:
     )
 
 
-def _among(value: str, allowed: Iterable[str], prefix: str) -> bool:
-    allowed = {label.removeprefix(prefix) for label in allowed}
-    return not allowed or value.removeprefix(prefix) in allowed
+def _among(value: str, allowed: Sequence[str], prefix: str) -> bool:
+    return not allowed or value.removeprefix(prefix) in _bare(tuple(allowed), prefix)
+
+
+def _bare(labels: Iterable[str], prefix: str) -> set[str]:
+    return {label.removeprefix(prefix) for label in labels}
+
+
+def _tell_labels_without_scan(scans: list[ScanSource], keep: ScanFilter) -> None:
+    """A label that no scan has is told: a typing error must not leave participants out in silence."""
+    people = {bare_id(scan.participant_id) for scan in scans}
+    asked = {
+        "--participant-label": _bare(keep.participant_label, "sub-") - people,
+        "--session-label": _bare(keep.session_label, "ses-") - {scan.session for scan in scans},
+        "--task-id": _bare(keep.task_id, "task-") - {scan.task for scan in scans},
+        "--run-id": _bare(keep.run_id, "run-") - {scan.run for scan in scans},
+    }
+    for option, absent in asked.items():
+        if absent:
+            log.warning(
+                "%s: no scan has %s%s.", option, sorted(absent)[:12], " ..." if len(absent) > 12 else ""
+            )
 
 
 def _told(keep: ScanFilter) -> str:
-    return ", ".join(f"{k}={v}" for k, v in vars(keep).items() if v) or "(none)"
+    filters = {k: v for k, v in vars(keep).items() if k not in ("atlas", "xcpd")}
+    return ", ".join(f"{k}={v}" for k, v in filters.items() if v) or "(none)"
 
 
 def _refuse_twins(scans: list[ScanSource]) -> None:
@@ -297,4 +220,13 @@ def _refuse_twins(scans: list[ScanSource]) -> None:
         raise InputError(
             f"{len(twins)} scan names occur more than once, e.g. {twins[0]} from {' and '.join(paths)}.",
             hint="Give BIDS names that differ, choose one --space, or a manifest with participant_id.",
+        )
+
+
+def _refuse_mixed_kinds(scans: list[ScanSource]) -> None:
+    kinds = {scan.kind: scan.path.name for scan in scans}
+    if len(kinds) > 1:
+        raise InputError(
+            f"the scans are of several kinds: {', '.join(f'{k} ({v})' for k, v in sorted(kinds.items()))}.",
+            hint="A call has one atlas, of one kind: give volumes, surface files and tables each in its own.",
         )

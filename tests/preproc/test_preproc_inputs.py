@@ -1,11 +1,17 @@
-"""preproc/inputs.py and participants.py: what was given, as scans; nothing guessed, nothing lost."""
+"""preproc/inputs.py, what it uses (bids, derivatives, manifest, ukb) and participants.py.
+
+What was given becomes scans; nothing guessed, nothing lost.
+"""
 
 import json
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bjepa.preproc import InputError
+from bjepa.preproc.bids import Tree, parse_name, read_bids_filter
 from bjepa.preproc.inputs import Dataset, ScanFilter, find_scans
 from bjepa.preproc.participants import read_participant_list
 
@@ -121,7 +127,7 @@ def test_refuses_nothing_raw_and_broken(tmp_path: Path, fmriprep: Path) -> None:
         find_scans(
             _touch(tmp_path / "d/dataset_description.json", '{"DatasetType": "derivative"}').parent, ALL
         )
-    _touch(fmriprep / "task-rest_bold.json", "{broken")
+    _touch(fmriprep / "dataset_description.json", "{broken")
     with pytest.raises(InputError, match="not readable JSON"):
         find_scans(fmriprep, ALL)
 
@@ -135,6 +141,330 @@ def test_real_derivative_description_is_understood(shared: Path, tmp_path: Path)
     found = find_scans(tmp_path, ALL)
     assert found.made_by == "fMRIPrep" and found.scans[0].t_r == 2.0
     assert found.scans[0].scan_id == "sub-pixar001_task-pixar_space-MNI152NLin2009cAsym_res-2"
+
+
+# --- fMRIPrep -----------------------------------------------------------------------------------------------
+
+SPACE = "MNI152NLin6Asym"
+IN_6 = ScanFilter(space=SPACE)
+
+
+def test_a_broken_sidecar_fails_its_own_scan(fmriprep: Path) -> None:
+    name = PREPROC.format(s="02", e="b", r="2", p=SPACE).replace(".nii.gz", ".json")
+    _touch(fmriprep / "task-rest_bold.json", '{"RepetitionTime": 2.5}')
+    _touch(fmriprep / "sub-02/ses-b/func" / name, "{broken")
+    scans = find_scans(fmriprep, IN_6).scans
+    assert [scan.error is None for scan in scans] == [True, True, True, False]
+    assert scans[0].t_r == 2.5 and scans[3].t_r is None
+    assert f"{name} is not readable JSON" in str(scans[3].error)
+    _touch(fmriprep / "sub-02/ses-b/func" / name, '{"RepetitionTime": "2.5"}')
+    assert "must be seconds, got '2.5'" in str(find_scans(fmriprep, IN_6).scans[3].error)
+
+
+def test_images_in_native_space_and_surfaces_are_left_out(fmriprep: Path) -> None:
+    func = fmriprep / "sub-01/ses-a/func"
+    _touch(func / "sub-01_ses-a_task-rest_run-1_desc-preproc_bold.nii.gz")
+    _touch(func / "sub-01_ses-a_task-rest_run-1_echo-2_desc-preproc_bold.nii.gz")
+    _touch(func / "sub-01_ses-a_task-rest_run-1_space-T1w_desc-preproc_bold.nii.gz")
+    surface = _touch(func / "sub-01_ses-a_task-rest_run-1_space-fsLR_den-91k_bold.dtseries.nii")
+    _touch(
+        surface.with_name("sub-01_ses-a_task-rest_run-1_space-fsLR_den-91k_bold.json"),
+        '{"RepetitionTime": 0.8}',
+    )
+    assert len(find_scans(fmriprep, ALL).scans) == 8
+    found = find_scans(fmriprep, ScanFilter(space="fsLR")).scans
+    assert [(s.kind, s.path, s.t_r, s.mask) for s in found] == [("dtseries", surface, 0.8, None)]
+    assert found[0].scan_id == "sub-01_ses-a_task-rest_run-1_space-fsLR_den-91k"
+
+
+def test_native_space_only_is_refused(tmp_path: Path) -> None:
+    _touch(tmp_path / "dataset_description.json", '{"DatasetType": "derivative"}')
+    _touch(tmp_path / "sub-1/func/sub-1_task-rest_desc-preproc_bold.nii.gz")
+    with pytest.raises(InputError, match="own space only"):
+        find_scans(tmp_path, ALL)
+
+
+def test_filter_file(fmriprep: Path, tmp_path: Path) -> None:
+    func = fmriprep / "sub-01/ses-a/func"
+    for extra in ("acq-x_run-1", "acq-y_run-1", "run-01_echo-1"):
+        _touch(func / f"sub-01_ses-a_task-rest_{extra}_space-{SPACE}_desc-preproc_bold.nii.gz")
+
+    def kept(**bold: Any) -> list[str]:
+        path = _touch(tmp_path / "filter.json", json.dumps({"bold": bold, "t1w": {"acquisition": "z"}}))
+        scans = find_scans(fmriprep, ScanFilter(space=SPACE, bids_filter=read_bids_filter(path))).scans
+        return [s.scan_id.removesuffix(f"_space-{SPACE}").removeprefix("sub-0") for s in scans]
+
+    assert kept(acquisition="x") == ["1_ses-a_task-rest_acq-x_run-1"]
+    assert kept(acquisition="*") == ["1_ses-a_task-rest_acq-x_run-1", "1_ses-a_task-rest_acq-y_run-1"]
+    assert kept(acquisition=None, echo=None, subject="01", datatype="func") == [
+        "1_ses-a_task-rest_run-1",
+        "1_ses-b_task-rest_run-2",
+    ]
+    assert kept(session="a", run=[1, 7], echo="1") == ["1_ses-a_task-rest_run-01_echo-1"]
+    with pytest.raises(InputError, match="that the filter file keeps"):
+        kept(acquisition="z")
+    for bold, says in (
+        ({"acquisitoin": "x"}, "'acquisitoin' is no BIDS entity"),
+        ({"suffix": "T1w"}, "suffix can only be 'bold'"),
+        ({"run": {"a": 1}}, "must be a label"),
+    ):
+        with pytest.raises(InputError, match=says):
+            read_bids_filter(_touch(tmp_path / "f.json", json.dumps({"bold": bold})))
+    with pytest.raises(InputError, match="no section 'bold'"):
+        read_bids_filter(_touch(tmp_path / "f.json", '{"t1w": {}}'))
+
+
+@pytest.mark.parametrize("extra", ["run-1_echo-2", "run-1_res-1"])
+def test_the_same_run_twice_is_refused(fmriprep: Path, extra: str) -> None:
+    run, entity = extra.split("_")
+    where = f"{run}_{entity}_space-{SPACE}" if "echo" in entity else f"{run}_space-{SPACE}_{entity}"
+    _touch(fmriprep / f"sub-01/ses-a/func/sub-01_ses-a_task-rest_{where}_desc-preproc_bold.nii.gz")
+    with pytest.raises(InputError, match=f"Choose by {entity[:3]}.* with --bids-filter-file"):
+        find_scans(fmriprep, IN_6)
+    assert len(find_scans(fmriprep, ScanFilter(space=SPACE, participant_label=["02"])).scans) == 2
+
+
+def test_runs_joined_by_another_tool_are_left_out(fmriprep: Path, caplog: pytest.LogCaptureFixture) -> None:
+    joined = _touch(
+        fmriprep / f"sub-01/ses-a/func/sub-01_ses-a_task-rest_space-{SPACE}_desc-preproc_bold.nii.gz"
+    )
+    alone = _touch(
+        fmriprep / f"sub-01/ses-a/func/sub-01_ses-a_task-film_space-{SPACE}_desc-preproc_bold.nii.gz"
+    )
+    scans = find_scans(fmriprep, IN_6).scans
+    assert len(scans) == 5 and joined not in {s.path for s in scans} and alone in {s.path for s in scans}
+    assert f"{joined.name} is joined from runs" in caplog.text
+
+
+def test_participants_of_a_file_and_labels_without_scan(
+    fmriprep: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    people = _touch(tmp_path / "people.tsv", "age\tparticipant_id\n4\tsub-02\n5\tsub-09\n")
+    keep = ScanFilter(space=SPACE, participant_label=[str(people)], session_label=["a", "z"])
+    assert _ids(find_scans(fmriprep, keep)) == [f"sub-02_ses-a_task-rest_run-1_space-{SPACE}"]
+    assert "--participant-label: no scan has ['09']" in caplog.text
+    assert "--session-label: no scan has ['z']" in caplog.text
+    with pytest.raises(InputError, match="not a readable list"):
+        find_scans(fmriprep, ScanFilter(participant_label=["absent.txt"]))
+
+
+def test_linked_folders_are_followed_once_and_output_is_no_input(fmriprep: Path, tmp_path: Path) -> None:
+    root = tmp_path / "links"
+    _touch(root / "dataset_description.json", '{"DatasetType": "derivative"}')
+    (root / "sub-01").symlink_to(fmriprep / "sub-01")
+    (root / "sub-01x").symlink_to(root)  # would not end
+    (root / "out").symlink_to(fmriprep / "sub-02")
+    assert len(find_scans(root, IN_6, exclude=root / "out").scans) == 2
+    assert len(find_scans(root, IN_6).scans) == 4
+
+
+def test_inheritance_agrees_with_pybids(tmp_path: Path) -> None:
+    """pybids is the judge: levels, suffixes, entities that do not apply, values that are replaced.
+
+    One sidecar a folder applies to each image: of two, pybids takes the wrong one (next test).
+    """
+    bids = pytest.importorskip("bids", reason="pybids (extra dev) judges the inheritance of sidecars")
+    root = tmp_path / "ds"
+    description = {
+        "Name": "x",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "f"}],
+    }
+    _touch(root / "dataset_description.json", json.dumps(description))
+    for path, facts in {
+        "task-rest_bold.json": {"RepetitionTime": 2.5, "Level": "root", "Root": 1},
+        "task-film_bold.json": {"RepetitionTime": 9, "Film": 1},
+        "task-rest_events.json": {"Events": 1},
+        "sub-01/sub-01_task-rest_bold.json": {"Level": "participant", "Person": 1},
+        "sub-01/ses-a/sub-01_ses-a_bold.json": {"Level": "session", "RepetitionTime": 0.8},
+        f"sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_space-{SPACE}_desc-preproc_bold.json": {"Own": 1},
+    }.items():
+        _touch(root / path, json.dumps(facts))
+    images = []
+    for s in ("01", "02"):
+        for e in ("a", "b"):
+            for t, r in (("rest", 1), ("rest", 2), ("film", 1)):
+                name = f"sub-{s}_ses-{e}_task-{t}_run-{r}_space-{SPACE}_desc-preproc_bold.nii.gz"
+                images.append(_touch(root / f"sub-{s}/ses-{e}/func" / name))
+    layout = bids.BIDSLayout(root, validate=False, is_derivative=True, config=["bids", "derivatives"])
+    tree = Tree(root)
+    for image in images:
+        assert tree.sidecar_facts(image) == layout.get_file(image).get_metadata(), image.name
+        theirs = layout.get_file(image).get_entities()
+        assert parse_name(image).entities["sub"] == theirs["subject"]
+    assert tree.sidecar_facts(images[0])["RepetitionTime"] == 0.8
+
+
+def test_the_longer_name_wins_in_one_folder(tmp_path: Path) -> None:
+    """The combined run beside its echoes: here pybids takes the wrong one (its issue 1044)."""
+    for echo, value in (("", 1.0), ("_echo-2", 2.0)):
+        _touch(
+            tmp_path / f"sub-1_task-a{echo}_bold.json", json.dumps({"EchoTime": value, "RepetitionTime": 3})
+        )
+    tree = Tree(tmp_path)
+    assert tree.sidecar_facts(tmp_path / "sub-1_task-a_echo-2_bold.nii.gz")["EchoTime"] == 2
+    assert tree.sidecar_facts(tmp_path / "sub-1_task-a_bold.nii.gz")["EchoTime"] == 1
+
+
+# --- XCP-D --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def xcpd(tmp_path: Path) -> Path:
+    root = tmp_path / "xcp_d"
+    _touch(
+        root / "dataset_description.json", '{"DatasetType": "derivative", "GeneratedBy": [{"Name": "xcp_d"}]}'
+    )
+    for s in ("1", "2"):
+        for r in ("1", "2"):
+            run = root / f"sub-{s}/func/sub-{s}_task-rest_run-{r}"
+            for seg in ("4S156Parcels", "4S456Parcels", "Tian", "Glasser"):
+                _touch(Path(f"{run}_space-{SPACE}_seg-{seg}_stat-mean_timeseries.tsv"))
+                _touch(Path(f"{run}_space-{SPACE}_seg-{seg}_stat-coverage_bold.tsv"))
+                _touch(Path(f"{run}_space-{SPACE}_seg-{seg}_stat-alff_bold.tsv"))
+            _touch(Path(f"{run}_space-{SPACE}_desc-denoised_bold.nii.gz"))
+            _touch(Path(f"{run}_space-{SPACE}_desc-denoised_bold.json"), '{"RepetitionTime": 0.8}')
+            _touch(Path(f"{run}_space-{SPACE}_desc-denoisedSmoothed_bold.nii.gz"))
+            _touch(Path(f"{run}_outliers.tsv"))
+            _touch(Path(f"{run}_motion.tsv"))
+    return root
+
+
+def test_xcpd_tables_of_the_atlas(xcpd: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    found = find_scans(xcpd, ScanFilter(atlas="tian-s3+schaefer-400"))
+    assert found.made_by == "xcp_d" and "4 scans from its regional tables" in caplog.text
+    assert _ids(found)[:2] == [f"sub-1_task-rest_run-{r}_space-{SPACE}" for r in "12"]
+    scan = found.scans[0]
+    assert (scan.kind, scan.t_r, scan.denoised, scan.space) == ("series", 0.8, True, SPACE)
+    assert [p.name.split("_seg-")[1] for p in scan.tables] == [
+        "Tian_stat-mean_timeseries.tsv",
+        "4S456Parcels_stat-mean_timeseries.tsv",
+    ]
+    assert [p.name.split("_seg-")[1] for p in scan.coverage] == [
+        "Tian_stat-coverage_bold.tsv",
+        "4S456Parcels_stat-coverage_bold.tsv",
+    ]
+    assert scan.outliers is not None and scan.outliers.name == "sub-1_task-rest_run-1_outliers.tsv"
+    assert scan.motion is not None and scan.motion.name == "sub-1_task-rest_run-1_motion.tsv"
+    (small,) = find_scans(xcpd, ScanFilter(["1"], run_id=["2"], atlas="schaefer-100-7networks")).scans
+    assert [p.name.split("_seg-")[1][:12] for p in small.tables] == ["4S156Parcels"]
+
+
+def test_xcpd_images_where_tables_do_not_serve_or_are_not_wanted(xcpd: Path) -> None:
+    for keep in (ScanFilter(atlas="schaefer-200"), ScanFilter(atlas="schaefer-400", xcpd="nifti")):
+        scans = find_scans(xcpd, keep).scans
+        assert [s.kind for s in scans] == ["volume"] * 4 and all(s.denoised and s.outliers for s in scans)
+        assert scans[0].path.name == f"sub-1_task-rest_run-1_space-{SPACE}_desc-denoised_bold.nii.gz"
+        assert scans[0].t_r == 0.8
+    with pytest.raises(
+        InputError, match=r"no tables with the regions of 'schaefer-200'.*4S156Parcels.*--atlases 4S256"
+    ):
+        find_scans(xcpd, ScanFilter(atlas="schaefer-200", xcpd="tables"))
+
+
+def test_xcpd_with_tables_for_some_scans_only_is_refused(xcpd: Path) -> None:
+    next(xcpd.rglob("sub-2*run-1*seg-Tian_stat-mean_timeseries.tsv")).unlink()
+    with pytest.raises(InputError, match="1 of 4 scans lack the tables"):
+        find_scans(xcpd, ScanFilter(atlas="tian-s3+schaefer-400"))
+
+
+def test_xcpd_joined_runs_and_the_older_names(xcpd: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for path in list(xcpd.rglob("*_seg-*")):
+        path.rename(path.with_name(path.name.replace("_seg-", "_atlas-")))
+    _touch(xcpd / f"sub-1/func/sub-1_task-rest_space-{SPACE}_atlas-4S456Parcels_stat-mean_timeseries.tsv")
+    scans = find_scans(xcpd, ScanFilter(atlas="schaefer-400")).scans
+    assert [s.run for s in scans] == ["1", "2", "1", "2"] and scans[0].t_r == 0.8
+    assert "is joined from runs" in caplog.text
+
+
+# --- tables, UK Biobank, manifests --------------------------------------------------------------------------
+
+
+def test_folder_of_tables(tmp_path: Path) -> None:
+    _touch(tmp_path / "sub-1_ses-2_task-rest_atlas-x7y_timeseries.npz")
+    _touch(tmp_path / "sub-1_ses-3_timeseries.csv.gz")
+    _touch(tmp_path / "sub-1_ses-3_timeseries.json", '{"RepetitionTime": 1.5}')
+    _touch(tmp_path / "sub-4_desc-confounds_timeseries.tsv")
+    _touch(tmp_path / "scores.tsv")
+    scans = find_scans(tmp_path, ALL).scans
+    assert [(s.scan_id, s.session, s.kind, s.t_r) for s in scans] == [
+        ("sub-1_ses-2_task-rest", "2", "series", None),
+        ("sub-1_ses-3", "3", "series", 1.5),
+    ]
+    assert scans[0].tables == (scans[0].path,)
+    _touch(tmp_path / "sub-1_ses-2_task-rest_atlas-other_timeseries.npz")
+    with pytest.raises(InputError, match="occur more than once"):
+        find_scans(tmp_path, ALL)
+    _touch(tmp_path / "sub-1_bold.nii.gz")
+    with pytest.raises(InputError, match="holds 1 images and 3 tables of series"):
+        find_scans(tmp_path, ALL)
+
+
+def test_one_table_or_a_manifest(tmp_path: Path) -> None:
+    table = _touch(tmp_path / "sub-1_timeseries.tsv", "a\tb\tc\n1\tn/a\t3\n")
+    rows = _touch(tmp_path / "sub-2_timeseries.tsv", "name\tt0\tt1\nHIP\t2\t3\n")
+    assert [find_scans(p, ALL).scans[0].kind for p in (table, rows)] == ["series", "series"]
+    manifest = _touch(tmp_path / "list.tsv", f"path\tsession\tt_r\n{table.name}\t1\t2\n{rows.name}\t2\t\n")
+    assert [(s.scan_id, s.t_r) for s in find_scans(manifest, ALL).scans] == [
+        ("sub-1_ses-1", 2.0),
+        ("sub-2_ses-2", None),
+    ]
+    _touch(manifest, f"path\n{table.name}\nx.nii\n")
+    with pytest.raises(InputError, match=r"several kinds: series .*, volume \(x.nii\)"):
+        find_scans(manifest, ALL)
+    _touch(manifest, "path\nx.docx\n")
+    with pytest.raises(InputError, match=r"line 2: x\.docx is neither"):
+        find_scans(manifest, ALL)
+    with pytest.raises(InputError, match="is neither an image"):
+        find_scans(_touch(tmp_path / "x.docx"), ALL)
+
+
+def test_manifest_tells_sessions_and_runs_of_files_with_one_name(tmp_path: Path) -> None:
+    lines = [
+        "path\tparticipant_id\tsession\ttask\trun",
+        "a/bold.nii\t7\t1\trest\t1",
+        "b/bold.nii\t7\t1\trest\t2",
+    ]
+    scans = find_scans(_touch(tmp_path / "list.tsv", "\n".join(lines) + "\n"), ALL).scans
+    assert [s.scan_id for s in scans] == [f"sub-7_ses-1_task-rest_run-{r}_desc-bold" for r in "12"]
+    assert [(s.session, s.task, s.run) for s in scans] == [("1", "rest", "1"), ("1", "rest", "2")]
+
+
+def test_uk_biobank_folders(tmp_path: Path) -> None:
+    for folder in ("1000011/i2", "1000011/i3", "1000029", "1000037_31016_2_0", "sub-1000041/i2/fMRI"):
+        for table in ("Schaefer17n400p", "Schaefer7n400p", "Schaefer7n1000p", "Tian_Subcortex_S3_3T"):
+            _touch(tmp_path / folder / f"fMRI.{table}.csv.gz")
+    (tmp_path / "1000029/fMRI.Tian_Subcortex_S3_3T.csv.gz").unlink()
+    found = find_scans(tmp_path, ScanFilter(atlas="tian-s3+schaefer-400"))
+    assert found.made_by == "UK Biobank"
+    assert _ids(found) == [
+        "sub-1000011_ses-2_task-rest",
+        "sub-1000011_ses-3_task-rest",
+        "sub-1000029_task-rest",
+        "sub-1000037_ses-2_task-rest",
+        "sub-1000041_ses-2_task-rest",
+    ]
+    scan = found.scans[0]
+    assert scan.t_r == 0.735 and scan.denoised
+    assert [p.name for p in scan.tables] == [
+        "fMRI.Tian_Subcortex_S3_3T.csv.gz",
+        "fMRI.Schaefer17n400p.csv.gz",
+    ]
+    assert [s.error is None for s in found.scans] == [True, True, False, True, True]
+    assert "no table fMRI.Tian_Subcortex_S3_3T" in str(found.scans[2].error)
+    keep = ScanFilter(atlas="schaefer-400-7networks")
+    assert find_scans(tmp_path, keep).scans[0].tables[0].name == "fMRI.Schaefer7n400p.csv.gz"
+    with pytest.raises(InputError, match="no UK Biobank table is known"):
+        find_scans(tmp_path, ScanFilter(atlas="own.nii.gz"))
+
+
+def test_raw_bids_names_the_derivatives_inside(tmp_path: Path) -> None:
+    _touch(tmp_path / "dataset_description.json", '{"Name": "x"}')
+    _touch(tmp_path / "derivatives/fmriprep/dataset_description.json", "{}")
+    with pytest.raises(InputError, match=r"raw BIDS folder.*Give .*derivatives/fmriprep"):
+        find_scans(tmp_path, ALL)
 
 
 def test_participant_lists(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""A scan's identity from the name of its file, and its TR from its sidecars."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bjepa.preproc.bids import ENTITIES, clean_label, parse_name, t_r_of
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.number_tables import table_suffix
+from bjepa.preproc.scan_source import Kind, ScanSource
+
+IMAGE_SUFFIXES = (".dtseries.nii", ".ptseries.nii", ".nii", ".nii.gz")
+_PARCELLATION = ("seg", "atlas", "stat", "den")  # say what a table holds, not whose it is
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What a file is by its extension; None: nothing that is read here."""
+    if path.name.endswith(".dtseries.nii"):
+        return "dtseries"
+    if path.name.endswith(".ptseries.nii") or table_suffix(path) is not None:
+        return "series"
+    return "volume" if path.name.endswith((".nii", ".nii.gz")) else None
+
+
+def stem_of(path: Path) -> str:
+    """The name without its extension."""
+    ending = next((e for e in IMAGE_SUFFIXES if path.name.endswith(e)), None) or table_suffix(path) or ""
+    return path.name[: len(path.name) - len(ending)] if ending else path.name
+
+
+def scan_of_name(path: Path, *, leave_out: Collection[str] = ()) -> ScanSource:
+    """The scan that a file holds. `leave_out`: entities that do not go into the scan's name."""
+    kind = kind_of(path) or "volume"
+    name = parse_name(path)
+    entities, stem = name.entities, stem_of(path)
+    participant = entities.pop("sub", "") or clean_label(stem.removesuffix("_timeseries"))
+    if entities.get("desc") == "preproc":
+        del entities["desc"]
+    if kind == "series":
+        leave_out = {*leave_out, *_PARCELLATION}
+    if name.suffix not in ("bold", "timeseries", "", stem):  # not a BIDS name: the last word keeps it unique
+        entities["desc"] = entities.get("desc", "") + clean_label(name.suffix)
+    words = [f"{k}-{entities[k]}" for k in ENTITIES if k in entities and k not in leave_out]
+    return ScanSource(
+        path=path,
+        kind=kind,
+        scan_id="_".join([f"sub-{participant}", *words]),
+        participant_id=f"sub-{participant}",
+        session=entities.get("ses", ""),
+        task=entities.get("task", ""),
+        run=entities.get("run", ""),
+        space=entities.get("space"),
+        tables=(path,) if kind == "series" else (),
+    )
+
+
+def with_t_r(scan: ScanSource, facts: Callable[[], Mapping[str, Any]]) -> ScanSource:
+    """The scan with the TR of its sidecars; a sidecar that cannot be read makes this scan fail, no other."""
+    try:
+        return replace(scan, t_r=t_r_of(facts(), scan.path))
+    except InputError as error:
+        return replace(scan, error=error)

@@ -1,0 +1,64 @@
+"""What a scan is before it is read: its files and what their names and sidecars say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bjepa.preproc.errors import InputError
+
+Kind = Literal["volume", "dtseries", "series"]
+XcpdChoice = Literal["auto", "tables", "nifti"]
+
+# entity -> labels it may have; None among them: the entity may be absent; an empty tuple: any, but present
+BidsFilter = Mapping[str, tuple[str | None, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSource:
+    """One scan to be preprocessed. Text is "" and values are None where nothing is known."""
+
+    path: Path
+    kind: Kind = "volume"
+    scan_id: str  # unique in the call; begins the names of the scan's output files
+    participant_id: str  # with "sub-"
+    session: str = ""
+    task: str = ""
+    run: str = ""
+    space: str | None = None
+    t_r: float | None = None  # s, from the sidecar or manifest
+    mask: Path | None = None
+    confounds: Path | None = None
+    tables: tuple[Path, ...] = ()  # kind "series": all tables that together hold the scan; path is the first
+    coverage: tuple[Path, ...] = ()  # of those tables, from XCP-D
+    outliers: Path | None = None  # XCP-D: which frames of the scan were censored
+    motion: Path | None = None  # XCP-D: framewise displacement of all frames
+    denoised: bool = False  # cleaned already
+    error: InputError | None = None  # why this scan cannot be done; the others can
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The scans of one call, and what made them ("fMRIPrep" and the like, "" where unknown)."""
+
+    scans: list[ScanSource]
+    made_by: str = ""
+
+
+@dataclass(frozen=True)
+class ScanFilter:
+    """BIDS-App style choice of scans; an empty tuple keeps all. Labels with or without their `sub-`.
+
+    A participant label may also be a file of participants (a list, or a table with participant_id).
+    """
+
+    participant_label: Sequence[str] = field(default=())
+    session_label: Sequence[str] = field(default=())
+    task_id: Sequence[str] = field(default=())
+    run_id: Sequence[str] = field(default=())
+    space: str | None = None  # of images whose name says their space
+    bids_filter: BidsFilter = field(default_factory=dict)  # see bids.read_bids_filter
+    atlas: str | None = None  # the output atlas: which tables of XCP-D and UK Biobank are taken
+    xcpd: XcpdChoice = (
+        "auto"  # of XCP-D: parcellated tables or denoised images; auto: tables if they are there
+    )
