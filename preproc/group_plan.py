@@ -67,6 +67,11 @@ class Member:
     plan: ResamplePlan
     fits: bool  # whether it fits the scaling
 
+    @property
+    def n_frames_stored(self) -> int:
+        """Frames of all its series together: phases that are all kept hold every frame once."""
+        return self.plan.n_frames_out if self.plan.n_phases == 1 else self.scan.n_frames
+
     def phases_of(
         self, series: NDArray[np.float32], marks: NDArray[np.bool_], options: GroupOptions
     ) -> list[Phase]:

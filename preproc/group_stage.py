@@ -139,18 +139,21 @@ def _write_shards(
     shutil.rmtree(fresh, ignore_errors=True)
     watch.phase("writing shards", len(members))
     rois = {column: atlas.table[column].tolist() for column in ROI_COLUMNS}
-    sizes = [4 * m.plan.n_frames_out * m.plan.n_phases * atlas.n_rois for m in members]
-    names = []
-    for shard_number, group in enumerate(_split(sizes, SHARD_BYTES)):
-        name = f"shard-{shard_number:05d}.h5"
-        scans = []
-        for number in group:
-            scans.append(_shard_scan(members[number], number, scaling, atlas, options, observe_again))
-            names.append(name)
+
+    def scaled(numbers: Sequence[int]) -> Iterator[ShardScan]:
+        for number in numbers:
+            yield _shard_scan(members[number], number, scaling, atlas, options, observe_again)
             watch.scan(members[number].scan.scan_id)
+
+    names: list[str] = []
+    sizes = [4 * m.n_frames_stored * atlas.n_rois for m in members]
+    for shard_number, numbers in enumerate(_split(sizes, SHARD_BYTES)):
+        name = f"shard-{shard_number:05d}.h5"
+        names += [name] * len(numbers)
         write_shard(
             fresh / name,
-            scans,
+            scaled(numbers),
+            n_frames=sum(members[number].n_frames_stored for number in numbers),
             atlas=atlas.name,
             atlas_sha256=atlas.sha256,
             rois=rois,

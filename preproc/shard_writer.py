@@ -1,8 +1,8 @@
 """Writing shards. The format is described in `shards.py`, which also reads them."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class ShardScan:
 
 def write_shard(
     path: Path,
-    scans: Sequence[ShardScan],
+    scans: Iterable[ShardScan],
     *,
     atlas: str,
     atlas_sha256: str,
@@ -55,14 +55,19 @@ def write_shard(
     space: str = "",
     options: dict[str, Any] | None = None,
     software: dict[str, Any] | None = None,
+    n_frames: int | None = None,
 ) -> None:
     """Write one shard, whole or not at all; the same arguments give the same bytes.
 
     `rois` holds the ROI_COLUMNS, each of length n_rois; `median` and `iqr` are (n_rois,) in the units of the
     scan. Columns of missing regions are stored as 0. Refuses non-finite values in valid columns.
+    With `n_frames`, the number of frames of all scans together, one scan is in memory at a time: `scans` may
+    then be a generator.
     """
     n_rois = len(median)
-    lengths = np.array([len(phase) for scan in scans for phase in scan.phases], dtype=np.int64)
+    if n_frames is None:
+        scans = list(scans)
+        n_frames = sum(len(phase) for scan in scans for phase in scan.phases)
     with write_aside(path) as aside, h5py.File(aside, "w") as shard:
         shard.attrs.update(
             format=FORMAT,
@@ -77,8 +82,8 @@ def write_shard(
             options=_json(options or {}),
             software=_json(software or {}),
         )
-        frames = shard.create_dataset("timeseries", (int(lengths.sum()), n_rois), np.float32)
-        row = 0
+        frames = shard.create_dataset("timeseries", (n_frames, n_rois), np.float32)
+        row, written = 0, []
         for scan in scans:
             for phase in scan.phases:
                 stored = np.where(scan.valid, phase, 0).astype(np.float32)  # (n_frames, n_rois)
@@ -86,15 +91,11 @@ def write_shard(
                     raise ValueError(f"{scan.entities['scan_id']} has non-finite values in valid regions")
                 frames[row : row + len(stored)] = stored
                 row += len(stored)
-        if any(scan.censored is not None for scan in scans):
-            shard["censored"] = np.concatenate([marks for scan in scans for marks in _censored(scan)])
-
-        series = shard.create_group("series")
-        series["offset"] = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        series["length"] = lengths
-        series["scan"] = np.repeat(np.arange(len(scans)), [len(s.phases) for s in scans]).astype(np.int32)
-        series["phase"] = np.concatenate([np.arange(len(s.phases)) for s in scans]).astype(np.int8)
-        _write_scans(shard.create_group("scans"), scans)
+            written.append(_Written(replace(scan, phases=[]), [len(phase) for phase in scan.phases]))
+        if row != n_frames:
+            raise ValueError(f"the scans have {row} frames, {n_frames} were announced")
+        _write_series(shard, written)
+        _write_scans(shard.create_group("scans"), [part.scan for part in written])
         regions = shard.create_group("rois")
         for column in ROI_COLUMNS:
             _write_strings(regions, column, rois[column])
@@ -102,10 +103,30 @@ def write_shard(
         shard["scaling/iqr"] = iqr.astype(np.float64)
 
 
-def _censored(scan: ShardScan) -> Sequence[NDArray[np.bool_]]:
-    marks = scan.censored or [np.zeros(len(phase), dtype=bool) for phase in scan.phases]
-    if [len(m) for m in marks] != [len(phase) for phase in scan.phases]:
-        raise ValueError(f"{scan.entities['scan_id']} has other numbers of frames and of marks")
+@dataclass(frozen=True)
+class _Written:
+    """A scan whose frames are in the file: the rest of it, and the frames of each phase."""
+
+    scan: ShardScan
+    lengths: list[int]
+
+
+def _write_series(shard: Any, written: Sequence[_Written]) -> None:
+    lengths = np.array([length for part in written for length in part.lengths], dtype=np.int64)
+    series = shard.create_group("series")
+    series["offset"] = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+    series["length"] = lengths
+    n_phases = [len(part.lengths) for part in written]
+    series["scan"] = np.repeat(np.arange(len(written)), n_phases).astype(np.int32)
+    series["phase"] = np.concatenate([np.arange(n) for n in n_phases]).astype(np.int8)
+    if any(part.scan.censored is not None for part in written):
+        shard["censored"] = np.concatenate([marks for part in written for marks in _censored(part)])
+
+
+def _censored(part: _Written) -> Sequence[NDArray[np.bool_]]:
+    marks = part.scan.censored or [np.zeros(length, dtype=bool) for length in part.lengths]
+    if [len(m) for m in marks] != part.lengths:
+        raise ValueError(f"{part.scan.entities['scan_id']} has other numbers of frames and of marks")
     return marks
 
 

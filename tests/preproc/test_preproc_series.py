@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def _scan(name: str, seed: int, lengths: tuple[int, ...], missing: int | None = 
     return ShardScan(entities=entities, t_r=0.7, t_r_out=0.7 * len(lengths), valid=valid, phases=phases)
 
 
-def _write(path: Path, scans: list[ShardScan], atlas_sha256: str = "abc") -> None:
+def _write(
+    path: Path, scans: Iterable[ShardScan], atlas_sha256: str = "abc", n_frames: int | None = None
+) -> None:
     write_shard(
         path,
         scans,
@@ -44,6 +47,7 @@ def _write(path: Path, scans: list[ShardScan], atlas_sha256: str = "abc") -> Non
         iqr=np.linspace(0.5, 4.5, R),
         scaling="robust",
         target_t_r=2.0,
+        n_frames=n_frames,
     )
 
 
@@ -181,7 +185,14 @@ def test_a_shard_is_complete_or_absent(tmp_path: Path) -> None:
     bad.phases[0][2, 2] = np.inf
     with pytest.raises(ValueError, match="non-finite"):
         _write(tmp_path / "shards/shard-00000.h5", [bad])
+    good = _scan("sub-1", 1, (7,))
+    with pytest.raises(ValueError, match="the scans have 7 frames, 8 were announced"):
+        _write(tmp_path / "shards/shard-00000.h5", iter([good]), n_frames=8)
     assert list((tmp_path / "shards").iterdir()) == []
+    _write(tmp_path / "shards/shard-00000.h5", [good])
+    _write(tmp_path / "shards/shard-00001.h5", iter([good]), n_frames=7)  # one scan at a time
+    first, second = ((tmp_path / "shards" / f"shard-0000{k}.h5").read_bytes() for k in range(2))
+    assert first == second
 
 
 def test_input_error_survives_a_process_boundary() -> None:
