@@ -54,6 +54,8 @@ def test_fmriprep_tree(fmriprep: Path) -> None:
     scan = found.scans[1]
     assert (scan.participant_id, scan.session, scan.task, scan.run) == ("sub-01", "b", "rest", "2")
     assert scan.mask is not None and scan.mask.is_file() and "NLin6Asym_desc-brain_mask" in scan.mask.name
+    scan.mask.unlink()
+    assert find_scans(fmriprep, ScanFilter(space="MNI152NLin6Asym")).scans[1].mask is None
 
 
 def test_filters_with_and_without_prefix(fmriprep: Path) -> None:
@@ -302,8 +304,11 @@ def test_the_longer_name_wins_in_one_folder(tmp_path: Path) -> None:
         _touch(
             tmp_path / f"sub-1_task-a{echo}_bold.json", json.dumps({"EchoTime": value, "RepetitionTime": 3})
         )
+    _touch(tmp_path / "sub-1_task-a.json", '{"RepetitionTime": 9}')  # no suffix: not a sidecar of anything
     tree = Tree(tmp_path)
     assert tree.sidecar_facts(tmp_path / "sub-1_task-a_echo-2_bold.nii.gz")["EchoTime"] == 2
+    assert tree.sidecar_facts(tmp_path / "sub-1_bold.nii.gz") == {}
+    assert tree.sidecar_facts(tmp_path / "sub-1_task-a_mask.nii.gz") == {}
     assert tree.sidecar_facts(tmp_path / "sub-1_task-a_bold.nii.gz")["EchoTime"] == 1
 
 
