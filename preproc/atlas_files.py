@@ -1,8 +1,13 @@
-"""Where the published label volumes are: found in a folder, or downloaded with their SHA-256 checked."""
+"""Where the published label files are: found in a folder, or downloaded with their SHA-256 checked.
+
+`tables/downloads.tsv` lists the published files whose content is known, at addresses with a pinned commit. A
+file that is not in it (another resolution, a re-compressed copy) is taken from the folder and proven by
+content; it is never downloaded.
+"""
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,68 +18,25 @@ from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sha256_of_file
+from bjepa.preproc.published_tables import downloads
+from bjepa.preproc.spaces import SPACES, grid_mismatch
 
 log = logging.getLogger(__name__)
 
-# Lowest corner (centre of the first voxel in RAS, mm) of the published grids; 1 and 2 mm differ by up to 1
-# mm.
-SPACES = {"MNI152NLin6Asym": (-90.0, -126.0, -72.0), "MNI152NLin2009cAsym": (-96.0, -132.0, -78.0)}
-_CORNER_TOLERANCE_MM = 1.5
+__all__ = ["CITATIONS", "SPACES", "PublishedVolume", "find_volumes", "read_volume", "space_in_name"]
 
-
-@dataclass(frozen=True)
-class Published:
-    """A published atlas: how its files are called, where they are, how to cite them."""
-
-    pattern: re.Pattern[str]  # of file names, lower case
-    downloads: dict[str, tuple[str, str]]  # space -> (address, SHA-256 of the file)
-    citation: dict[str, str]
-
-
-# Commits are pinned: what an address gives cannot change, and the SHA-256 proves it.
-_GITHUB = "https://raw.githubusercontent.com"
-_XCPENGINE, _SCHAEFER = f"{_GITHUB}/PennLINC/xcpEngine", "atlas/schaefer400x17/schaefer400x17MNI.nii.gz"
-_SUBCORTEX = f"{_GITHUB}/yetianmed/subcortex/62751401be0dba587442799748a886d5d87b8364"
-_TIAN = f"{_SUBCORTEX}/Group-Parcellation/3T/Subcortex-Only"
-PUBLISHED = {
-    "schaefer-400": Published(
-        re.compile(r"schaefer(?!.*(tian|subcortex)).*(400parcels|400x|_400)"),
-        {  # one name, two commits: the file was replaced by that of the other space (both 2 mm, 17 networks)
-            "MNI152NLin6Asym": (
-                f"{_XCPENGINE}/b1d4c6a2b387159ca3e8800ce7d3f5a2b7f595ac/{_SCHAEFER}",
-                "b275e31a5052434a2202f5ef0d6fd2e3cfa539453ae3af3975bf9bbeef58fd4c",
-            ),
-            "MNI152NLin2009cAsym": (
-                f"{_XCPENGINE}/d7998c89bf4b77060479f164db8914d30afe5050/{_SCHAEFER}",
-                "3ee61016960fde4b1296fd6632da338d80561ff3610796189a568bb2c79e6948",
-            ),
-        },
-        {
-            "licence": "Schaefer 2018: MIT, Copyright (c) 2016 Computational Brain Imaging Group (CBIG)",
-            "citation": "Schaefer et al. 2018, Cerebral Cortex 28:3095, doi:10.1093/cercor/bhx179",
-        },
-    ),
-    "tian-s3": Published(
-        re.compile(r"^(?!.*schaefer).*tian.*s3"),
-        {
-            "MNI152NLin6Asym": (
-                f"{_TIAN}/Tian_Subcortex_S3_3T.nii",
-                "df86741fedcf5814cf9c91817f794f19b92e149f057335a5568b5fc32bb17bc7",
-            ),
-            "MNI152NLin2009cAsym": (
-                f"{_TIAN}/Tian_Subcortex_S3_3T_2009cAsym.nii.gz",
-                "f996886fe9cc497b29b0502b8a202022152868c3880f7df8c4f0b07eddb2fd04",
-            ),
-        },
-        {
-            "licence": "Tian 2020: Melbourne Subcortex Atlas License (free use; publications cite the paper)",
-            "citation": "Tian et al. 2020, Nature Neuroscience 23:1421, doi:10.1038/s41593-020-00711-6",
-        },
-    ),
+CITATIONS = {
+    "schaefer": {
+        "licence": "Schaefer 2018: MIT, Copyright (c) 2016 Computational Brain Imaging Group (CBIG)",
+        "citation": "Schaefer et al. 2018, Cerebral Cortex 28:3095, doi:10.1093/cercor/bhx179",
+    },
+    "tian": {
+        "licence": "Tian 2020: Melbourne Subcortex Atlas License (free use; publications cite the paper)",
+        "citation": "Tian et al. 2020, Nature Neuroscience 23:1421, doi:10.1038/s41593-020-00711-6",
+    },
 }
-# One published volume that holds both: labels 1..50 Tian S3, 51..450 Schaefer-400 (either order).
-_COMBINED = re.compile(r"schaefer.*400parcels.*tian.*s3")
-_COMBINED_LABELS = {"tian-s3": (1, 50), "schaefer-400": (51, 450)}
+_N_TIAN = {"tian-s1": 16, "tian-s2": 32, "tian-s3": 50, "tian-s4": 54}
+_COMBINED = re.compile(r"schaefer.*?(\d+)parcels(?!.*kong).*tian.*s([1-4])")
 
 
 @dataclass(frozen=True)
@@ -84,7 +46,7 @@ class PublishedVolume:
     path: Path
     labels: NDArray[np.int64]
     affine: NDArray[np.float64]
-    source: dict[str, str]  # file, sha256 of the file
+    source: dict[str, str]  # file, sha256 of the file, how it is known
 
     @property
     def grid(self) -> tuple[Any, ...]:
@@ -96,72 +58,107 @@ class PublishedVolume:
 
 
 def find_volumes(names: set[str], space: str, folder: Path | None) -> dict[str, PublishedVolume]:
-    """The volumes of all `names` in `space`, on one grid and in one storage order.
+    """The volumes of all `names` ("schaefer-400", "tian-s3") in `space`, on one grid, in one storage order.
 
-    In `folder` first (2 mm before 1 mm, separate files before the combined one, 17- before 7-network order),
+    In `folder` first (2 mm before 1 mm, separate files before a combined one, 17- before 7-network order),
     then by download.
     """
-    if folder is not None and not folder.is_dir():
-        raise InputError(
-            f"--atlas-dir {folder} is not a folder.", hint="Give the folder that holds the atlas files."
-        )
-    found = _in_folder(names, space, folder) if folder is not None else None
+    search = _Search(space)
+    found = search.in_folder(names, checked_folder(folder)) if folder is not None else None
     if found is None:
         if folder is not None:
-            log.warning("%s holds no %s in %s; downloading.", folder, " and ".join(sorted(names)), space)
-        found = {name: _download(name, space) for name in sorted(names)}
+            passed_over = f" ({'; '.join(search.passed_over)})" if search.passed_over else ""
+            log.warning("%s holds no %s in %s%s; downloading.", folder, _and(names), space, passed_over)
+        found = _download(names, space, search.passed_over)
     first = next(iter(found.values()))
     return {name: _stored_like(volume, first) for name, volume in found.items()}
 
 
-def _in_folder(names: set[str], space: str, folder: Path) -> dict[str, PublishedVolume] | None:
-    paths = sorted(
-        p
-        for p in folder.rglob("*")
-        if re.search(r"\.nii(\.gz)?$", p.name) and "dlabel" not in p.name and p.is_file()
-    )
-    by_grid: dict[tuple[Any, ...], dict[str, PublishedVolume]] = {}
-    # 17-network files first, so that renumbering is the exception
-    for path in sorted(paths, key=lambda p: ("17" not in p.name, "2mm" not in p.name, str(p))):
-        for name in sorted(names):
-            if PUBLISHED[name].pattern.search(path.name.lower()) and _is_in_space(path, space):
-                volume = read_volume(path)
-                by_grid.setdefault(volume.grid, {}).setdefault(name, volume)
-    complete = [volumes for volumes in by_grid.values() if names <= volumes.keys()]
-    if complete:
-        return max(
-            complete, key=lambda v: abs(np.linalg.det(next(iter(v.values())).affine))
-        )  # 2 mm before 1 mm
-    for volumes in by_grid.values():
-        lacking = ", ".join(sorted(names - volumes.keys()))
-        for volume in volumes.values():
-            log.warning("%s is of no use here: there is no %s on its grid.", volume.path, lacking)
-    combined = [p for p in paths if _COMBINED.search(p.name.lower()) and _is_in_space(p, space)]
-    if combined and names <= _COMBINED_LABELS.keys():
-        coarsest = max(combined, key=lambda p: abs(np.linalg.det(nib.load(p).affine)))
-        return {name: _split_combined(read_volume(coarsest), name) for name in names}
-    return None
+def checked_folder(folder: Path) -> Path:
+    """The folder, if there is one."""
+    if not folder.is_dir():
+        raise InputError(
+            f"--atlas-dir {folder} is not a folder.", hint="Give the folder that holds the atlas files."
+        )
+    return folder
 
 
-def _split_combined(volume: PublishedVolume, name: str) -> PublishedVolume:
-    low, high = _COMBINED_LABELS[name]
-    labels = np.where((volume.labels >= low) & (volume.labels <= high), volume.labels - low + 1, 0)
-    return PublishedVolume(volume.path, labels, volume.affine, volume.source)
+def is_named(path: Path, name: str) -> bool:
+    """Whether a file's name is that of the published volume `name`.
+
+    Not: volumes of both atlases, and Kong2022 volumes, which number the same parcels in a third way.
+    """
+    lower = path.name.lower()
+    family, number = name.split("-")
+    if family == "schaefer":
+        size = rf"(?<!\d){number}(parcels|x\d)|_{number}(?!\d)"
+        return bool(re.search(rf"schaefer(?!.*(tian|subcortex|kong)).*({size})", lower))
+    return bool(re.search(rf"^(?!.*schaefer).*tian.*{number}", lower))
 
 
-def _is_in_space(path: Path, space: str) -> bool:
-    """By the grid, which cannot lie; a name that says another space is told and passed over."""
-    image = _load(path)
-    if len(image.shape) != 3:
-        return False
-    corner = nib.as_closest_canonical(image).affine[:3, 3]
-    if np.abs(corner - SPACES[space]).max() > _CORNER_TOLERANCE_MM:
-        return False
-    named = space_in_name(path)
-    if named is not None and named != space:
-        log.warning("%s: the name says %s, the grid is that of %s; passed over.", path, named, space)
-        return False
-    return True
+@dataclass
+class _Search:
+    """A search of a folder, and what it met that looked right but is not."""
+
+    space: str
+    passed_over: list[str] = field(default_factory=list)
+
+    def in_folder(self, names: set[str], folder: Path) -> dict[str, PublishedVolume] | None:
+        paths = sorted(
+            p
+            for p in folder.rglob("*")
+            if re.search(r"\.nii(\.gz)?$", p.name) and "dlabel" not in p.name and p.is_file()
+        )
+        by_grid: dict[tuple[Any, ...], dict[str, PublishedVolume]] = {}
+        # 17-network files first, so that renumbering is the exception
+        for path in sorted(paths, key=lambda p: ("17" not in p.name, "2mm" not in p.name, str(p))):
+            for name in sorted(names):
+                if is_named(path, name) and self._is_in_space(path):
+                    volume = read_volume(path)
+                    by_grid.setdefault(volume.grid, {}).setdefault(name, volume)
+        complete = [volumes for volumes in by_grid.values() if names <= volumes.keys()]
+        if complete:  # 2 mm before 1 mm
+            return max(complete, key=lambda v: abs(np.linalg.det(next(iter(v.values())).affine)))
+        for volumes in by_grid.values():
+            lacking = ", ".join(sorted(names - volumes.keys()))
+            for volume in volumes.values():
+                log.warning("%s is of no use here: there is no %s on its grid.", volume.path, lacking)
+        combined = [p for p in paths if names <= combined_parts(p) and self._is_in_space(p)]
+        if combined:
+            coarsest = max(combined, key=lambda p: abs(np.linalg.det(nib.load(p).affine)))
+            return _split_combined(read_volume(coarsest), names, combined_parts(coarsest))
+        return None
+
+    def _is_in_space(self, path: Path) -> bool:
+        """By the grid, which cannot lie; a name that says another space is told and passed over."""
+        image = _load(path)
+        if len(image.shape) != 3:
+            return False
+        if mismatch := grid_mismatch(np.asarray(image.affine), image.shape, self.space):
+            self.passed_over.append(f"{path.name} is not on a grid of {self.space}: {mismatch}")
+            return False
+        named = space_in_name(path)
+        if named is not None and named != self.space:
+            log.warning("%s: the name says %s, the grid is that of %s; passed over.", path, named, self.space)
+            self.passed_over.append(f"{path.name} says {named}")
+            return False
+        return True
+
+
+def combined_parts(path: Path) -> set[str]:
+    """{"tian-sK", "schaefer-N"} for a published file of both (1..K Tian, then Schaefer), by its name."""
+    named = _COMBINED.search(path.name.lower())
+    return {f"schaefer-{named[1]}", f"tian-s{named[2]}"} if named else set()
+
+
+def _split_combined(volume: PublishedVolume, names: set[str], parts: set[str]) -> dict[str, PublishedVolume]:
+    n_tian = next(_N_TIAN[part] for part in parts if part in _N_TIAN)
+    labels = volume.labels
+    split = {
+        name: np.where(labels <= n_tian, labels, 0) if name in _N_TIAN else np.maximum(labels - n_tian, 0)
+        for name in names
+    }
+    return {n: PublishedVolume(volume.path, own, volume.affine, volume.source) for n, own in split.items()}
 
 
 def space_in_name(path: Path) -> str | None:
@@ -189,8 +186,35 @@ def read_volume(path: Path) -> PublishedVolume:
         or values.max() > 32767
     ):
         raise InputError(f"{path} must hold whole label numbers from 0 to 32767.")
-    source = {"file": path.name, "sha256": sha256_of_file(path)}
-    return PublishedVolume(path, values.astype(np.int64), image.affine, source)
+    _refuse_two_orientations(path, image)
+    return PublishedVolume(path, values.astype(np.int64), image.affine, source_of(path))
+
+
+def source_of(path: Path) -> dict[str, str]:
+    """File name, SHA-256, and whether that is the hash of a published file."""
+    sha256 = sha256_of_file(path)
+    known = downloads().set_index("sha256")
+    if sha256 not in known.index:
+        return {"file": path.name, "sha256": sha256, "known": "by content"}
+    row = known.loc[sha256]
+    return {"file": path.name, "sha256": sha256, "known": f"{row['atlas']} as published at {row['address']}"}
+
+
+def _refuse_two_orientations(path: Path, image: nib.Nifti1Image) -> None:
+    """qform and sform may differ by rounding, not by more than a voxel or by left and right."""
+    qform, sform = image.get_qform(coded=True), image.get_sform(coded=True)
+    if not qform[1] or not sform[1]:
+        return
+    x, y, z = (n - 1 for n in image.shape[:3])
+    corners = np.array([[i, j, k, 1] for i in (0, x) for j in (0, y) for k in (0, z)])
+    apart = np.linalg.norm((corners @ (qform[0] - sform[0]).T)[:, :3], axis=1).max()
+    if apart > 1.0:
+        handed = " (left and right exchanged)" if np.linalg.det(qform[0] @ sform[0]) < 0 else ""
+        raise InputError(
+            f"{path}: its qform and its sform put the volume {apart:.0f} mm apart{handed}; "
+            "one of them is wrong.",
+            hint="Set both to the right one, or take the file from its publisher again.",
+        )
 
 
 def _load(path: Path) -> nib.Nifti1Image:
@@ -215,22 +239,55 @@ def _stored_like(volume: PublishedVolume, like: PublishedVolume) -> PublishedVol
     return PublishedVolume(volume.path, labels, like.affine, volume.source)
 
 
-def _download(name: str, space: str) -> PublishedVolume:
+# --- downloads ----------------------------------------------------------------------------------------------
+
+
+def _download(names: set[str], space: str, passed_over: list[str]) -> dict[str, PublishedVolume]:
+    table = downloads()
+    table = table[(table["space"] == space) & (table["resolution"] == "2mm")].set_index("atlas")
+    if names <= set(table.index):
+        return {name: read_volume(download(name, table.loc[name])) for name in sorted(names)}
+    for atlas in table.index:  # a published file of both, where one part is not to be had by itself
+        if "+" in atlas and names == set(atlas.split("+")):
+            return _split_combined(read_volume(download(atlas, table.loc[atlas])), names, names)
+    lacking = sorted(names - set(table.index))
+    met = f" In the folder: {'; '.join(passed_over)}." if passed_over else ""
+    raise InputError(
+        f"atlas {_and(set(lacking))} in {space} was not found, and no download of it is known.{met}",
+        hint=f"Put {_and({_file_name(name, space) for name in lacking})} into the folder of --atlas-dir (or "
+        "BJEPA_ATLAS_DIR).",
+    )
+
+
+def _file_name(name: str, space: str) -> str:
+    """The name under which CBIG and TemplateFlow publish a volume."""
+    family, number = name.split("-")
+    if family == "tian":
+        return f"Tian_Subcortex_{number.upper()}_3T.nii.gz"
+    if space == "MNI152NLin6Asym":
+        return f"Schaefer2018_{number}Parcels_17Networks_order_FSLMNI152_2mm.nii.gz"
+    return f"tpl-{space}_res-02_atlas-Schaefer2018_desc-{number}Parcels17Networks_dseg.nii.gz"
+
+
+def download(name: str, row: Any) -> Path:
+    """Fetch one row of `downloads()` into the user's cache, its SHA-256 checked."""
     import pooch
 
-    address, sha256 = PUBLISHED[name].downloads[space]
+    address, space = str(row["address"]), str(row["space"])
     try:
         path = pooch.retrieve(
             address,
-            known_hash=f"sha256:{sha256}",
+            known_hash=f"sha256:{row['sha256']}",
             path=pooch.os_cache("bjepa") / "atlas" / space,
             fname=address.rsplit("/", 1)[1],
         )
-    except (
-        Exception
-    ) as error:  # requests, urllib3 and pooch raise their own kinds; a wrong hash is a ValueError
+    except Exception as error:  # requests, urllib3 and pooch raise their own kinds; a wrong hash a ValueError
         raise InputError(
             f"atlas {name} in {space} was not found and could not be downloaded from {address} ({error}).",
             hint="Give --atlas-dir (or BJEPA_ATLAS_DIR) with a folder that holds the published files.",
         ) from error
-    return read_volume(Path(path))
+    return Path(path)
+
+
+def _and(words: set[str]) -> str:
+    return " and ".join(sorted(words))
