@@ -143,7 +143,7 @@ def normalise_mean(
         raise InputError("--normalise-mean: no region is there in every frame.")
     mean = float(np.median(used.mean(axis=0)))
     deviation = float(np.median(used.std(axis=0)))
-    if mean <= 0 or mean < MIN_MEAN_OVER_SD * deviation:
+    if mean <= MIN_MEAN_OVER_SD * deviation:
         raise InputError(
             f"--normalise-mean needs image intensities: the median region has mean {mean:.4g} and standard "
             f"deviation {deviation:.4g} over time.",

@@ -145,10 +145,12 @@ def test_collinear_and_constant_confounds_count_once(series: np.ndarray) -> None
     assert repeated.n_degrees == plain.n_degrees == T - 6
 
 
-def test_what_a_filter_leaves_of_a_constant_is_no_regressor(series: np.ndarray) -> None:
-    constant = np.full((T, 1), 12_345.678)
-    with_constant = _clean(series, _confounds(constant), BAND).timeseries
-    assert_allclose(with_constant, _clean(series, NO_CONFOUNDS, BAND).timeseries, rtol=1e-6)
+@pytest.mark.parametrize("mask", [None, SCATTERED])
+def test_what_a_filter_leaves_of_a_constant_is_no_regressor(
+    series: np.ndarray, mask: np.ndarray | None
+) -> None:
+    constant = _clean(series, _confounds(np.full((T, 1), 7.7e5), mask), BAND).timeseries
+    assert_allclose(constant, _clean(series, _confounds(None, mask), BAND).timeseries, rtol=1e-6)
 
 
 # --- censored frames ----------------------------------------------------------------------------------------
