@@ -119,7 +119,7 @@ def spike_limit(jumps: NDArray[np.float64]) -> float:
 def _tsnr(raw: NDArray[np.float32]) -> float | None:
     """Median over regions of mean / standard deviation of the uncleaned regional series."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = raw.mean(axis=0) / raw.std(axis=0)
+        ratio = raw.mean(axis=0, dtype=np.float64) / raw.std(axis=0, dtype=np.float64)
     ratio = ratio[np.isfinite(ratio)]
     return float(np.median(ratio)) if len(ratio) else None
 

@@ -290,8 +290,9 @@ def _carpet(
     scaled = np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0).T  # (R, T')
     grey = np.clip(scaled * 58 + 122, 6, 238).astype(np.uint8)
     picture = np.repeat(_resized(grey, height, width)[..., None], 3, axis=-1)
-    rows = np.unique(np.flatnonzero(gone) * height // len(order))
-    picture[rows] = _MISSING
+    # a missing region shows whether it is less than a row of pixels or many
+    picture[np.flatnonzero(gone) * height // len(order)] = _MISSING
+    picture[gone[np.arange(height) * len(order) // height]] = _MISSING
     return picture
 
 
