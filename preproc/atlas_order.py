@@ -109,14 +109,15 @@ def _how_it_differs(
     by_order = [places[numbering.column_of[1:] - 1][present] for numbering in numberings]
     if any(_in_place(centres * [-1, 1, 1], of_order) for of_order in by_order):
         return "left and right are exchanged"
+    for of_order in by_order:
+        shift = np.median(centres - of_order, axis=0)
+        if np.abs(shift).max() > 1 and _in_place(centres - shift, of_order):
+            return f"all labels are shifted by {shift.round(1).tolist()} mm"
     closest = max(by_order, key=lambda of_order: _share_in_place(centres, of_order))
     share = _share_in_place(centres, closest)
     if share > _SHARE_IN_PLACE:
         exchanged = (present[_exchanged(centres, closest)] + 1).tolist()
         return f"labels {exchanged} are exchanged among each other"
-    shift = np.median(centres - closest, axis=0)
-    if _in_place(centres - shift, closest):
-        return f"all labels are shifted by {shift.round(1).tolist()} mm"
     return f"only {share:.0%} of its labels lie within {CENTRE_TOLERANCE_MM:.0f} mm of their place"
 
 

@@ -101,17 +101,17 @@ def read_ptseries(path: Path) -> tuple[NDArray[np.float32], list[str], float | N
 def _dense_axes(path: Path, image: Any) -> tuple[Any, Any]:
     """The series axis and the brain models of a dense series; anything else is refused with its kind."""
     axes = [image.header.get_axis(i) for i in range(image.ndim)]
-    if len(axes) == 2 and isinstance(axes[1], nib.cifti2.BrainModelAxis):
-        if isinstance(axes[0], nib.cifti2.SeriesAxis) and len(axes[0]) >= 2:
-            return axes[0], axes[1]
-        what = {nib.cifti2.ScalarAxis: "a map (dscalar)", nib.cifti2.LabelAxis: "labels (dlabel)"}.get(
-            type(axes[0]), f"{len(axes[0])} frame"
+    if len(axes) != 2 or not isinstance(axes[1], nib.cifti2.BrainModelAxis):
+        raise InputError(
+            f"{path} is not a dense series: its axes are {axis_kinds(image)}.",
+            hint="Give a .dtseries.nii (a .ptseries.nii is read as a table of regions).",
         )
-        raise InputError(f"{path} holds {what}, not a series over time.", hint="Give a .dtseries.nii.")
-    raise InputError(
-        f"{path} is not a dense series: its axes are {axis_kinds(image)}.",
-        hint="Give a .dtseries.nii (a .ptseries.nii is read as a table of regions).",
-    )
+    if not isinstance(axes[0], nib.cifti2.SeriesAxis) or len(axes[0]) < 2:
+        raise InputError(
+            f"{path} is not a series over time: its axes are {axis_kinds(image)}, {len(axes[0])} long.",
+            hint="Give a .dtseries.nii of two frames or more, not a map (dscalar) or labels (dlabel).",
+        )
+    return axes[0], axes[1]
 
 
 def _t_r(path: Path, series: Any) -> float | None:
@@ -197,3 +197,12 @@ def _blocks(path: Path, image: Any) -> Iterator[tuple[int, NDArray[Any]]]:
         except (OSError, ValueError, EOFError) as error:  # cut short
             raise InputError(f"{path} is damaged ({error}).", hint="Copy the file again.") from error
         yield start, block
+
+
+def read_series_header(path: Path) -> tuple[int, float | None]:
+    """Frames and t_r (s, None where the file does not say it) of a dense or parcellated series."""
+    image = load_cifti(path)
+    series = image.header.get_axis(0)
+    if not isinstance(series, nib.cifti2.SeriesAxis):
+        raise InputError(f"{path} is not a series over time: its axes are {axis_kinds(image)}.")
+    return len(series), _t_r(path, series)
