@@ -4,189 +4,45 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bjepa.cli._common import (
-    DONE,
-    NOTHING_DONE,
-    SOME_FAILED,
-    WRONG_INPUT,
-    add_atlas_dir,
-    command_parser,
-    number,
-    run,
-)
+from bjepa.cli._common import DONE, NOTHING_DONE, SOME_FAILED, WRONG_INPUT, run
+from bjepa.cli._preprocess_options import PROG, parser
 from bjepa.preproc.errors import InputError
 
 if TYPE_CHECKING:
     from bjepa.preproc.atlas import Atlas
     from bjepa.preproc.group_stage import GroupOptions
-    from bjepa.preproc.inputs import Dataset, ScanSource
+    from bjepa.preproc.inputs import Dataset, ScanFilter, ScanSource
     from bjepa.preproc.participant_stage import ParticipantOptions
     from bjepa.preproc.scan_files import Failure
 
-PROG = "bjepa-preprocess"
 log = logging.getLogger(PROG)
-
-EXAMPLES = """\
-  # fMRIPrep output, all participants, one machine
-  bjepa-preprocess derivatives/fmriprep out --space MNI152NLin6Asym
-
-  # a folder of normalised NIfTI files whose headers do not know their TR
-  bjepa-preprocess bold/ out --space MNI152NLin6Asym --t-r 2.0 --atlas-dir ~/atlases
-
-  # what would be done: TR, stride, space of each scan
-  bjepa-preprocess bold/ out --space MNI152NLin6Asym --dry-run
-
-  # many machines, then one: participants first, the group stage afterwards
-  bjepa-preprocess derivatives/fmriprep out participant --participant-label 01 02
-  bjepa-preprocess derivatives/fmriprep out group --scaling-participants train.txt
-
-exit status: 0 all done; 1 nothing could be done; 2 wrong usage or input; 3 done, but some scans failed
-(failures.tsv). Run the same command again to continue: finished scans are kept.
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options, in groups as a user meets them."""
-    p = command_parser(
-        PROG, "fMRI scans to regional time series, resampled, scaled, in HDF5 shards.", EXAMPLES
-    )
-    p.add_argument(
-        "input",
-        type=Path,
-        metavar="INPUT",
-        help="fMRIPrep folder, folder of NIfTI files, one file, or a .tsv manifest with a column 'path'",
-    )
-    p.add_argument("output", type=Path, metavar="OUTPUT", help="output folder (a BIDS derivative)")
-    p.add_argument("stage", nargs="?", choices=("participant", "group"), help="default: both")
-
-    atlas = p.add_argument_group("atlas")
-    atlas.add_argument(
-        "--atlas",
-        default="tian-s3+schaefer-400",
-        help="tian-s3+schaefer-400 (default), schaefer-400, schaefer-400-7networks, tian-s3, "
-        "or a label volume (.nii.gz) with --atlas-labels",
-    )
-    atlas.add_argument(
-        "--atlas-labels",
-        type=Path,
-        metavar="TSV",
-        help="table of the label volume: columns index, name[, structure hemisphere network7 network17]",
-    )
-    add_atlas_dir(atlas)
-    atlas.add_argument(
-        "--space", help="template space, e.g. MNI152NLin6Asym; default: the space- entity of the file names"
-    )
-    atlas.add_argument(
-        "--min-coverage",
-        type=number(0, 1),
-        default=0.5,
-        help="a region with less of its weight inside the data is missing (default: 0.5)",
-    )
-    atlas.add_argument(
-        "--max-missing",
-        type=number(0, 1),
-        default=0.05,
-        help="a scan with a larger share of missing regions fails (default: 0.05)",
-    )
-
-    time = p.add_argument_group("time")
-    time.add_argument(
-        "--t-r",
-        type=number(0.01, 60),
-        metavar="S",
-        help="repetition time in s; default: sidecar, else header if plausible",
-    )
-    time.add_argument("--target-t-r", type=number(0.01, 60), default=2.0, metavar="S", help="default: 2.0")
-    time.add_argument(
-        "--resample",
-        choices=("stride", "none"),
-        default="stride",
-        help="stride (default): every s-th frame, s = max(1, round(target / t_r))",
-    )
-    time.add_argument(
-        "--phases",
-        choices=("all", "first"),
-        default="all",
-        help="of a strided scan keep all s phases as series of their own (default), or the first",
-    )
-
-    cleaning = p.add_argument_group("cleaning (at the scan's own t_r, regional means kept)")
-    cleaning.add_argument(
-        "--confounds",
-        choices=("none", "simple", "compcor", "24p", "36p"),
-        help="fMRIPrep confounds to regress out; default: simple for fMRIPrep, else none",
-    )
-    cleaning.add_argument("--high-pass", type=number(0, 100), metavar="HZ", help="remove what is slower")
-    cleaning.add_argument("--low-pass", type=number(0, 100), metavar="HZ", help="remove what is faster")
-    cleaning.add_argument(
-        "--drop-initial",
-        type=_frames_or_auto,
-        default=0,
-        metavar="N|auto",
-        help="initial frames to drop; auto = fMRIPrep's non-steady-state frames (default: 0)",
-    )
-
-    scaling = p.add_argument_group("scaling")
-    scaling.add_argument(
-        "--scaling",
-        choices=("robust", "none"),
-        default="robust",
-        help="robust (default): median and IQR of each region over all frames",
-    )
-    scaling.add_argument(
-        "--scaling-participants",
-        type=Path,
-        metavar="FILE",
-        help="participants (one a line) that alone fit the scaling; default: all",
-    )
-
-    chosen = p.add_argument_group("which scans")
-    for name in ("participant-label", "session-label", "task-id", "run-id"):
-        chosen.add_argument(f"--{name}", nargs="+", default=[], metavar="LABEL")
-
-    work = p.add_argument_group("work")
-    work.add_argument(
-        "--n-jobs", type=_n_jobs, default=-1, metavar="N", help="processes (default: -1, all cores)"
-    )
-    work.add_argument("--overwrite", action="store_true", help="do finished scans again")
-    work.add_argument("--dry-run", action="store_true", help="only list what would be done")
-    return p
-
-
-def _frames_or_auto(text: str) -> int | str:
-    if text == "auto":
-        return text
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be a number of frames or 'auto', got {text!r}")
-    return int(text)
-
-
-def _n_jobs(text: str) -> int:
-    if text != "-1" and (not text.isdigit() or int(text) < 1):
-        raise argparse.ArgumentTypeError(f"must be 1 or more, or -1 for all cores, got {text!r}")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, return the exit status."""
-    return run(_preprocess, parser().parse_args(argv), prog=PROG)
+    p = parser()
+    args = p.parse_args(argv)
+    if args.check is None and (args.input is None or args.output is None):
+        p.error("the arguments INPUT and OUTPUT are required (or --check OUTPUT)")
+    if args.check is not None and args.input is not None:
+        p.error(f"--check {args.check} verifies one output folder and takes no INPUT, got {args.input}")
+    return run(_preprocess if args.check is None else _check, args, prog=PROG)
 
 
 def _preprocess(args: argparse.Namespace) -> int:
+    from bjepa.cli._preprocess_plan import list_plan
     from bjepa.preproc import scan_files
-    from bjepa.preproc.atlas import load_atlas
-    from bjepa.preproc.inputs import ScanFilter, find_scans
+    from bjepa.preproc.exports import check_exports
+    from bjepa.preproc.inputs import find_scans
 
-    keep = ScanFilter(args.participant_label, args.session_label, args.task_id, args.run_id, args.space)
-    dataset = find_scans(args.input, keep, exclude=args.output)
-    space = _one_space(args.space, dataset.scans)
-    atlas = load_atlas(args.atlas, space=space, atlas_dir=args.atlas_dir, labels_tsv=args.atlas_labels)
+    dataset = find_scans(args.input, _filter(args), exclude=args.output)
+    atlas = _atlas(args, dataset.scans)
     participant, group = _options(args, dataset, atlas)
+    check_exports(atlas.table, args.export)
     if args.dry_run:
-        return _list_plan(dataset.scans, atlas, participant, group)
+        return list_plan(dataset.scans, atlas, participant, group)
 
     scan_files.write_description(args.output, args.input, dataset.made_by)
     failures: list[Failure] = []
@@ -195,8 +51,62 @@ def _preprocess(args: argparse.Namespace) -> int:
         if len(failures) == len(dataset.scans):
             return WRONG_INPUT if all(f.error == "InputError" for f in failures) else NOTHING_DONE
     if args.stage != "participant":
-        _group_stage(args.output, atlas, group)
+        _group_stage(args, atlas, group)
     return SOME_FAILED if failures else DONE
+
+
+def _check(args: argparse.Namespace) -> int:
+    from bjepa.cli._progress import PhaseBar
+    from bjepa.preproc.check import check_output
+
+    with PhaseBar() as bar:
+        bar.begin("checking", 0)
+        problems = check_output(args.check, sources=not args.no_source_hash, progress=bar.step)
+    for problem in problems:
+        print(problem)
+    told = f"{len(problems)} problems" if problems else "whole, and what it says it is"
+    log.info("%s: %s.", args.check, told)
+    return WRONG_INPUT if problems else DONE
+
+
+# --- what was asked for -------------------------------------------------------------------------------------
+
+
+def _filter(args: argparse.Namespace) -> "ScanFilter":
+    from bjepa.preproc.bids import read_bids_filter
+    from bjepa.preproc.inputs import ScanFilter
+
+    return ScanFilter(
+        participant_label=args.participant_label,
+        session_label=args.session_label,
+        task_id=args.task_id,
+        run_id=args.run_id,
+        space=args.space,
+        bids_filter=read_bids_filter(args.bids_filter_file) if args.bids_filter_file else {},
+        atlas=args.atlas,
+        xcpd=args.xcpd,
+    )
+
+
+def _atlas(args: argparse.Namespace, scans: "Sequence[ScanSource]") -> "Atlas":
+    """The atlas in the form and space of the scans.
+
+    Tables of series need no image of the atlas: its table is enough, unless --space says which one they were
+    made with.
+    """
+    from bjepa.preproc.atlas import load_atlas
+
+    kind = scans[0].kind
+    if kind == "series" and args.space is None:
+        return load_atlas(args.atlas, space=None, kind="table", labels_tsv=args.atlas_labels)
+    space = _one_space(args.space, scans)
+    return load_atlas(
+        args.atlas,
+        space=space,
+        kind="cifti" if kind == "dtseries" or space == "fsLR" else "volume",
+        atlas_dir=args.atlas_dir,
+        labels_tsv=args.atlas_labels,
+    )
 
 
 def _one_space(given: str | None, scans: "Sequence[ScanSource]") -> str | None:
@@ -219,18 +129,26 @@ def _options(
     from bjepa.preproc.group_stage import GroupOptions
     from bjepa.preproc.participant_stage import ParticipantOptions
     from bjepa.preproc.participants import read_participant_list
+    from bjepa.preproc.series_tables import SeriesLayout
 
-    confounds = args.confounds or ("simple" if dataset.made_by.lower() == "fmriprep" else "none")
     fit_on = args.scaling_participants
     return (
         ParticipantOptions(
             space=atlas.space,
             t_r=args.t_r,
+            smoothing_fwhm=args.smoothing_fwhm,
+            normalise_mean=args.normalise_mean,
             cleaning=CleaningOptions(
-                confounds=confounds,
+                confounds=_confounds(args.confounds, dataset),
                 high_pass=args.high_pass,
                 low_pass=args.low_pass,
                 drop_initial=args.drop_initial,
+            ),
+            layout=SeriesLayout(
+                atlas=args.series_atlas,
+                axis=args.series_axis,
+                columns=args.series_columns,
+                variable=args.series_variable,
             ),
             min_coverage=args.min_coverage,
             max_missing=args.max_missing,
@@ -245,67 +163,77 @@ def _options(
     )
 
 
+def _confounds(given: str | None, dataset: "Dataset") -> "str | dict[str, Any]":
+    """What is asked for; by default `simple` for the images of fMRIPrep, which are not cleaned yet."""
+    from bjepa.preproc.strategies import parse_strategy
+
+    to_clean = dataset.made_by.lower() == "fmriprep" and dataset.scans[0].kind != "series"
+    return parse_strategy(given or ("simple" if to_clean else "none"))
+
+
+# --- the stages ---------------------------------------------------------------------------------------------
+
+
 def _participant_stage(
     args: argparse.Namespace, scans: "Sequence[ScanSource]", atlas: "Atlas", options: "ParticipantOptions"
 ) -> "list[Failure]":
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
     from bjepa.preproc.participant_stage import run_participants
 
+    failed = 0
     with tqdm(total=len(scans), desc="scans", unit="scan", disable=None, file=sys.stderr) as bar:
-        failures = run_participants(
-            scans,
-            atlas,
-            args.output,
-            options,
-            n_jobs=args.n_jobs,
-            overwrite=args.overwrite,
-            progress=lambda scan_id: (bar.set_postfix_str(scan_id, refresh=False), bar.update())[1],
-        )
+
+        def progress(scan_id: str, failure: "Failure | None") -> None:
+            nonlocal failed
+            failed += failure is not None
+            bar.set_postfix_str(f"{scan_id}, {failed} failed", refresh=False)
+            bar.update()
+
+        with logging_redirect_tqdm():
+            failures = run_participants(
+                scans,
+                atlas,
+                args.output,
+                options,
+                n_jobs=args.n_jobs,
+                dask=args.dask,
+                overwrite=args.overwrite,
+                hash_sources=not args.no_source_hash,
+                progress=progress,
+            )
     for failure in failures:
         print(f"{PROG}: failed: {failure.message} {failure.hint}", file=sys.stderr)
     log.info("%d of %d scans done, %d failed.", len(scans) - len(failures), len(scans), len(failures))
     return failures
 
 
-def _group_stage(output: Path, atlas: "Atlas", options: "GroupOptions") -> None:
-    from tqdm import tqdm
-
+def _group_stage(args: argparse.Namespace, atlas: "Atlas", options: "GroupOptions") -> None:
+    """Scaling, shards, tables, report and exports, from what the participant stage has made."""
+    from bjepa.cli._progress import PhaseBar
+    from bjepa.preproc.cohort import CohortWatch
+    from bjepa.preproc.exports import write_exports
     from bjepa.preproc.group_stage import run_group
     from bjepa.preproc.report import write_report
 
-    with tqdm(desc="shards", unit="scan", disable=None, file=sys.stderr) as bar:
-        result = run_group(atlas, output, options, progress=lambda _: bar.update())
-    write_report(output, atlas, result, options)
-    log.info("%d scans in %s; look at %s.", len(result.scans), output / "shards", output / "report.html")
-
-
-def _list_plan(
-    scans: "Sequence[ScanSource]", atlas: "Atlas", participant: "ParticipantOptions", group: "GroupOptions"
-) -> int:
-    """Print what would be done, scan by scan; nothing is written."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from bjepa.preproc.participant_stage import decide_t_r
-    from bjepa.preproc.resample import stride_of
-    from bjepa.preproc.stream import open_bold
-
-    confounds = participant.cleaning.confounds
-    title = f"atlas {atlas.name}, {atlas.n_rois} regions, {atlas.space}; confounds {confounds}"
-    table = Table("scan", "frames", "TR (s)", "stride", "TR out (s)", "status", title=title)
-    failed = 0
-    for scan in scans:
-        try:
-            bold = open_bold(scan.path)
-            t_r = decide_t_r(scan, bold.header_t_r, participant.t_r)
-        except InputError as error:
-            failed += 1
-            print(f"{PROG}: would fail: {error}", file=sys.stderr)
-            table.add_row(scan.scan_id, "", "", "", "", "would fail")
-            continue
-        stride = stride_of(t_r, group.target_t_r, group.resample)
-        table.add_row(scan.scan_id, str(bold.n_frames), f"{t_r:g}", str(stride), f"{t_r * stride:g}", "to do")
-    console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)  # a file gets whole lines
-    return DONE if not failed else (SOME_FAILED if failed < len(scans) else WRONG_INPUT)
+    watch = CohortWatch(atlas.table)
+    with PhaseBar() as bar:
+        result = run_group(
+            atlas,
+            args.output,
+            options,
+            progress=bar.step,
+            phase=bar.begin,
+            observe=watch.observe,
+            observe_again=watch.observe_again,
+        )
+        if args.export:
+            bar.begin("exports", len(args.export) * len(result.scans))
+            for path in write_exports(args.output, atlas.table, args.export, result.scans, progress=bar.step):
+                log.info("exported to %s.", path)
+    write_report(args.output, atlas, result, options, watch.summary, watch.qc_table())
+    log.info(
+        "%d scans in %s; look at %s.",
+        *(len(result.scans), args.output / "shards", args.output / "report.html"),
+    )

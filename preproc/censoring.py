@@ -25,6 +25,16 @@ def read_outliers(path: Path) -> NDArray[np.bool_]:
     return censored
 
 
+def read_motion(path: Path) -> NDArray[np.float64]:
+    """(n_frames,) framewise displacement in mm of all frames, from XCP-D's `*_motion.tsv`."""
+    table = read_table(path)
+    columns = table.columns or []
+    if "framewise_displacement" not in columns:
+        raise InputError(f"{path} has no column framewise_displacement; it has {columns[:12]}.")
+    displacement: NDArray[np.float64] = table.values[:, columns.index("framewise_displacement")]
+    return displacement
+
+
 def put_back(series: NDArray[np.float64], censored: NDArray[np.bool_], *, where: Path) -> NDArray[np.float64]:
     """Series (n_kept, n_rois) with the censored frames, interpolated linearly: (n_frames, n_rois).
 

@@ -20,7 +20,6 @@ from bjepa.preproc.errors import InputError
 from bjepa.preproc.operator import Operator, cached_operator
 from bjepa.preproc.stream import BoldFile, open_bold, stream_frames
 
-
 _PICTURED_FRAMES = 20  # frames in the mean image: enough to look at, and 1 % of the time
 
 

@@ -1,44 +1,79 @@
-"""The participant stage: one scan -> regional means -> cleaned -> one file. Parallel, resumable.
+"""The participant stage: one scan -> regional means -> cleaned -> one file and one picture.
 
-Safe to run many at once: every file appears whole, and a scan that is done is kept.
+Parallel, resumable, safe to run many at once: every file appears whole, a scan that is done is kept, and two
+processes that take the same scan write the same bytes.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-import bjepa
 from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas, save_atlas
-from bjepa.preproc.clean import CleaningOptions, clean_timeseries, confounds_beside, load_confounds
+from bjepa.preproc.censoring import read_motion, read_outliers
+from bjepa.preproc.clean import (
+    Cleaned,
+    CleaningOptions,
+    Confounds,
+    clean_timeseries,
+    confounds_beside,
+    load_confounds,
+    normalise_mean,
+)
+from bjepa.preproc.engines import run_everywhere
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.extract import RegionalScan, extract_timeseries
-from bjepa.preproc.files import sha256_of_file, sha256_of_json
-from bjepa.preproc.inputs import ScanSource
-from bjepa.preproc.scan_files import Failure, scan_stem
+from bjepa.preproc.extract import RegionalScan
+from bjepa.preproc.files import sha256_of_file, sha256_of_json, sweep_leftovers
+from bjepa.preproc.qc import scan_qc
+from bjepa.preproc.read_scan import read_header, read_regions
+from bjepa.preproc.repetition_time import decide_t_r
+from bjepa.preproc.scan_files import Failure, picture_path, scan_stem
+from bjepa.preproc.scan_picture import draw_scan_picture
+from bjepa.preproc.scan_source import ScanSource
+from bjepa.preproc.series_tables import SeriesLayout
 from bjepa.preproc.shards import SCAN_COLUMNS
-from bjepa.preproc.stream import open_bold
+from bjepa.preproc.software import software_versions
+from bjepa.preproc.spaces import check_grid_in_space
 
 log = logging.getLogger(__name__)
 
-PLAUSIBLE_T_R = (0.2, 10.0)  # s
-PLACE_HOLDER_T_R = 1.0  # s: what many tools write into the header when they do not know
+# A region whose SD is below this share of the median region's is outside the field of view, whatever the file
+# says: interpolation leaves traces there (1e-6 in a published set). Real regions differ by a factor of 10.
+NO_SIGNAL = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParticipantOptions:
-    """What decides the numbers of one scan's file; part of its key. `t_r` (s) overrules the files."""
+    """What decides the numbers of one scan's file; part of its key. `t_r` (s) overrules the files.
+
+    smoothing_fwhm : mm, None = not smoothed; normalise_mean : scan's mean over regions becomes 10,000
+    layout : how tables of series are to be read
+    """
 
     space: str
     t_r: float | None = None
+    smoothing_fwhm: float | None = None
+    normalise_mean: bool = False
     cleaning: CleaningOptions = field(default_factory=CleaningOptions)
+    layout: SeriesLayout = field(default_factory=SeriesLayout)
     min_coverage: float = 0.5
     max_missing: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What every scan of a call shares."""
+
+    atlas: Atlas
+    output: Path
+    options: ParticipantOptions
+    overwrite: bool
+    hash_sources: bool
 
 
 def run_participants(
@@ -49,29 +84,34 @@ def run_participants(
     *,
     n_jobs: int,
     overwrite: bool,
-    progress: Callable[[str], None],
+    progress: Callable[[str, Failure | None], None],
+    dask: str | None = None,
+    hash_sources: bool = True,
 ) -> list[Failure]:
-    """Do every scan that is not done yet; `progress` is called with the name of each as it ends.
+    """Do every scan that is not done yet; `progress` is called as each ends, with what went wrong if so.
 
     A scan that cannot be done is noted and the others go on. Returns the failures.
     """
     save_atlas(atlas, output / "atlas")
     scan_files.forget_vanished_failures(output)
-    tasks = (delayed(_one_participant)(scan, atlas, output, options, overwrite) for scan in scans)
+    if swept := sweep_leftovers(output):
+        log.info("%d temporary files of killed processes removed from %s.", swept, output)
+    job = _Job(atlas=atlas, output=output, options=options, overwrite=overwrite, hash_sources=hash_sources)
     failures = []
-    for scan_id, failure in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
-        progress(scan_id)
+    for scan_id, failure in run_everywhere(_try_scan, scans, shared=(job,), n_jobs=n_jobs, dask=dask):
+        progress(scan_id, failure)
         if failure is not None:
             failures.append(failure)
     scan_files.write_failures_table(output)
     return sorted(failures, key=lambda f: f.source)
 
 
-def _one_participant(
-    source: ScanSource, atlas: Atlas, output: Path, options: ParticipantOptions, overwrite: bool
-) -> tuple[str, Failure | None]:
+def _try_scan(source: ScanSource, job: _Job) -> tuple[str, Failure | None]:
+    from threadpoolctl import threadpool_limits
+
     try:
-        process_scan(source, atlas, output, options, overwrite=overwrite)
+        with threadpool_limits(1):  # sums of several threads differ in their last bits from run to run
+            process_scan(source, job)
     except InputError as error:
         named = str(source.path) in error.message
         message = error.message if named else f"{source.path}: {error.message}"
@@ -86,109 +126,159 @@ def _one_participant(
             "Please report this.",
         )
     else:
-        scan_files.forget_failure(output, source)
+        scan_files.forget_failure(job.output, source)
         return source.scan_id, None
-    scan_files.write_failure(output, source, failure)
+    scan_files.write_failure(job.output, source, failure)
     return source.scan_id, failure
 
 
-def process_scan(
-    source: ScanSource, atlas: Atlas, output: Path, options: ParticipantOptions, *, overwrite: bool = False
-) -> None:
+def process_scan(source: ScanSource, job: _Job) -> None:
     """One scan, from its file to its regional series in OUTPUT; kept if it is there already."""
-    bold = open_bold(source.path)
-    t_r = decide_t_r(source, bold.header_t_r, options.t_r)
-    key = _key(source, atlas, options, t_r)
-    stem = scan_stem(output, source, atlas.name)
-    if not overwrite and scan_files.is_finished(stem, key):
+    atlas, options = job.atlas, job.options
+    t_r = decide_t_r(source, read_header(source).t_r, options.t_r)
+    key = _key(source, job, t_r)
+    stem = scan_stem(job.output, source, atlas.name)
+    if not job.overwrite and scan_files.is_finished(stem, key):
         return
-    scan = extract_timeseries(source.path, atlas, source.mask, operator_cache=output / "work" / "operators")
+    scan = read_regions(
+        source,
+        atlas,
+        options.layout,
+        smoothing_fwhm=options.smoothing_fwhm,
+        operator_cache=job.output / "work" / "operators",
+    )
     missing = _missing_regions(scan, options.min_coverage)
-    if missing.mean() > options.max_missing:
+    _refuse_too_many(missing, source, options)
+    confounds = _confounds(source, len(scan.timeseries), options)
+    raw, factor = scan.timeseries, 1.0  # (n_frames, n_rois)
+    if options.normalise_mean:
+        raw, factor = normalise_mean(raw, sample_mask=confounds.sample_mask, valid=~missing)
+    cleaned = clean_timeseries(raw, confounds, options.cleaning, t_r=t_r)
+    cleaned.timeseries[:, missing] = np.nan
+    qc = scan_qc(
+        raw,
+        cleaned.timeseries,
+        fd=confounds.fd,
+        dvars=confounds.dvars,
+        coverage=scan.coverage,
+        missing=missing,
+        t_r=t_r,
+        censored=None if confounds.sample_mask is None else cleaned.censored,
+    )
+    draw_scan_picture(
+        picture_path(stem),
+        raw=raw,
+        cleaned=cleaned.timeseries,
+        atlas=atlas,
+        coverage=scan.coverage,
+        missing=missing,
+        mean_image=scan.mean_image,
+        fd=confounds.fd,
+        dvars=confounds.dvars,
+        t_r=t_r,
+        censored=cleaned.censored,
+    )
+    facts = _facts(source, job, scan, cleaned, confounds)
+    facts |= {"t_r": t_r, "missing": np.flatnonzero(missing).tolist(), "normalising_factor": factor}
+    facts |= {"fd_mean": qc["fd_mean"], "tsnr_median": qc["tsnr_median"], "qc": qc, "key": key}
+    scan_files.write_scan(stem, cleaned.timeseries, cleaned.censored, facts)
+
+
+def _confounds(source: ScanSource, n_frames: int, options: ParticipantOptions) -> Confounds:
+    """What is known of the scan's nuisance: fMRIPrep's table or one of its own, or what XCP-D left."""
+    strategy = options.cleaning.confounds
+    if not source.denoised:
+        return load_confounds(source.path, source.confounds, strategy)
+    if strategy != "none":
         raise InputError(
-            f"{source.path}: {missing.sum()} of {atlas.n_rois} regions are missing (coverage below "
-            f"{options.min_coverage:g}), --max-missing allows {options.max_missing:.0%}.",
-            hint="Check that the scan is in the space of the atlas and covers the brain.",
+            f"{source.path} has been denoised already; --confounds {strategy} would clean it twice.",
+            hint="Leave --confounds out.",
         )
-    confounds = load_confounds(source.path, source.confounds, options.cleaning.confounds)
-    cleaned = clean_timeseries(scan.timeseries, confounds, options.cleaning, t_r=t_r)  # (n_frames, n_rois)
-    cleaned[:, missing] = np.nan
-    facts = {column: getattr(source, column) for column in SCAN_COLUMNS} | {
-        "source": str(source.path),
-        "source_sha256": sha256_of_file(source.path),
-        "mask": None if source.mask is None else str(source.mask),
-        "space": options.space,
-        "t_r": t_r,
-        "n_frames_in": len(scan.timeseries),
-        "n_frames": len(cleaned),
-        "fd_mean": confounds.fd_mean,
-        "tsnr_median": _tsnr(scan.timeseries),
-        "coverage": scan.coverage.round(4).tolist(),
-        "missing": np.flatnonzero(missing).tolist(),
-        "n_invalid_voxels": scan.n_invalid_voxels,
-        "confounds": [] if confounds.values is None else list(confounds.values.columns),
-        "options": asdict(options),
-        "atlas": atlas.name,
-        "atlas_sha256": atlas.sha256,
-        "bjepa_version": bjepa.__version__,
-        "key": key,
-    }
-    scan_files.write_scan(stem, cleaned, np.zeros(len(cleaned), dtype=bool), facts)
+    known = Confounds()
+    if source.outliers is not None and len(censored := read_outliers(source.outliers)) == n_frames:
+        known = replace(known, sample_mask=~censored)
+    if source.motion is not None and len(fd := read_motion(source.motion)) == n_frames:
+        known = replace(known, fd=fd)
+    return known
 
 
-def decide_t_r(source: ScanSource, header_t_r: float | None, given: float | None) -> float:
-    """Repetition time in s: as given, else of the sidecar or manifest, else of a believable header."""
-    if given is not None:
-        if source.t_r is not None and abs(source.t_r - given) > 1e-3:
-            log.warning("%s: its sidecar says t_r %g s, --t-r %g s is used.", source.path, source.t_r, given)
-        return given
-    low, high = PLAUSIBLE_T_R
-    if source.t_r is not None:
-        if not low <= source.t_r <= high:
-            raise InputError(
-                f"{source.path}: its sidecar says t_r {source.t_r:g} s; {low} to {high} s are plausible.",
-                hint="Mend RepetitionTime (seconds), or give --t-r.",
-            )
-        return source.t_r
-    if header_t_r is None or not low <= header_t_r <= high:
-        found = "none or 0" if header_t_r is None else f"{header_t_r:g} s"
-        raise InputError(
-            f"{source.path}: no usable repetition time (header: {found}; no sidecar).",
-            hint="Give --t-r SECONDS.",
-        )
-    if header_t_r == PLACE_HOLDER_T_R:
-        raise InputError(
-            f"{source.path}: the header's t_r of exactly 1 s is what tools write when they do not know it.",
-            hint="Give --t-r SECONDS (also if it is 1).",
-        )
-    return header_t_r
-
-
-def _key(source: ScanSource, atlas: Atlas, options: ParticipantOptions, t_r: float) -> str:
+def _key(source: ScanSource, job: _Job, t_r: float) -> str:
     """Names input and options: the same key means the same numbers."""
     confounds = source.confounds or confounds_beside(source.path)
+    beside = None if confounds is None else confounds.with_suffix(".json")  # nilearn reads CompCor's from it
+    parts: list[tuple[str, Path | None]] = [
+        ("image", source.path),
+        ("mask", source.mask),
+        ("confounds", confounds),
+        ("confounds", beside if beside is not None and beside.is_file() else None),
+        *(("table", table) for table in source.tables),
+        *(("coverage", table) for table in source.coverage),
+        ("outliers", source.outliers),
+        ("motion", source.motion),
+    ]
     stats = []
-    for what, path in (("image", source.path), ("mask", source.mask), ("confounds", confounds)):
+    for what, path in parts:
         if path is None:
             continue
         if not path.is_file():
             raise InputError(f"{source.path}: its {what} {path} does not exist.", hint="Mend the manifest.")
         stats.append((what, str(path), path.stat().st_size, path.stat().st_mtime_ns))
-    return sha256_of_json([stats, atlas.sha256, asdict(options), t_r, bjepa.__version__])[:32]
+    said = [stats, job.atlas.sha256, asdict(job.options), t_r, job.hash_sources, software_versions()["bjepa"]]
+    return sha256_of_json(said)[:32]
 
 
 def _missing_regions(scan: RegionalScan, min_coverage: float) -> NDArray[np.bool_]:
-    """(n_rois,) True where too little is covered, or the series is not finite or constant."""
+    """(n_rois,) True where too little is covered, or the series is not finite or has no signal."""
     with np.errstate(invalid="ignore"):
-        flat = np.ptp(scan.timeseries, axis=0) == 0
+        deviation = scan.timeseries.std(axis=0, dtype=np.float64)  # (n_rois,)
     uncovered = scan.coverage < min_coverage
-    missing: NDArray[np.bool_] = uncovered | ~np.isfinite(scan.timeseries).all(axis=0) | flat
+    finite = np.isfinite(scan.timeseries).all(axis=0)
+    typical = float(np.median(deviation[finite])) if finite.any() else 0.0
+    silent = finite & (deviation <= NO_SIGNAL * typical)
+    missing: NDArray[np.bool_] = uncovered | ~finite | silent
     return missing
 
 
-def _tsnr(timeseries: NDArray[np.float32]) -> float | None:
-    """Median over regions of mean / standard deviation of the uncleaned regional series."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = timeseries.mean(axis=0) / timeseries.std(axis=0)
-    ratio = ratio[np.isfinite(ratio)]
-    return float(np.median(ratio)) if len(ratio) else None
+def _refuse_too_many(missing: NDArray[np.bool_], source: ScanSource, options: ParticipantOptions) -> None:
+    if missing.mean() > options.max_missing:
+        raise InputError(
+            f"{source.path}: {missing.sum()} of {len(missing)} regions are missing (coverage below "
+            f"{options.min_coverage:g}), --max-missing allows {options.max_missing:.0%}.",
+            hint="Check that the scan is in the space of the atlas and covers the brain.",
+        )
+
+
+def _facts(
+    source: ScanSource, job: _Job, scan: RegionalScan, cleaned: Cleaned, confounds: Confounds
+) -> dict[str, Any]:
+    """Where a scan came from and what was done to it; what its numbers were goes beside."""
+    warnings = list(cleaned.warnings)
+    if scan.mean_image is not None:
+        grid = check_grid_in_space(scan.mean_image.affine, scan.mean_image.data.shape, job.options.space)
+        warnings += [f"{source.path}: {grid}"] if grid else []
+    for warning in warnings:
+        log.warning("%s: %s", source.scan_id, warning)
+    return {column: getattr(source, column) for column in SCAN_COLUMNS} | {
+        "source": str(source.path),
+        "source_sha256": sha256_of_file(source.path) if job.hash_sources else "",
+        "tables": [
+            {"path": str(path), "sha256": sha256_of_file(path) if job.hash_sources else ""}
+            for path in source.tables
+        ],
+        "mask": None if source.mask is None else str(source.mask),
+        "space": job.options.space,
+        "n_frames_in": len(scan.timeseries),
+        "n_frames": len(cleaned.timeseries),
+        "n_dropped": cleaned.n_dropped,
+        "n_censored": int(cleaned.censored.sum()),
+        "coverage": scan.coverage.round(4).tolist(),
+        "n_invalid_voxels": scan.n_invalid_voxels,
+        "confounds": [] if confounds.values is None else list(confounds.values.columns),
+        "degrees_of_freedom": cleaned.n_degrees,
+        "warnings": warnings,
+        "options": asdict(job.options),
+        "atlas": job.atlas.name,
+        "atlas_sha256": job.atlas.sha256,
+        "software": software_versions(),
+        "bjepa_version": software_versions()["bjepa"],
+    }

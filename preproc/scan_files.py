@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import bjepa
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_text
-from bjepa.preproc.inputs import ScanSource
+from bjepa.preproc.scan_source import ScanSource
 
 _FAILURES = Path("work") / "failures"
 

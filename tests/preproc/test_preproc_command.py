@@ -185,13 +185,13 @@ def test_resume_keeps_what_is_done_and_redoes_what_changed(
     assert _run(bold, out, "participant", *atlas_options, "--participant-label", "01") == 0
     assert not (out / "shards").exists()
     done: list[str] = []
-    from bjepa.preproc import participant_stage
+    from bjepa.preproc import read_scan
 
     def extract(path: Path, *args: Any, **kwargs: Any) -> Any:
         done.append(path.name[:6])
         return extract_timeseries(path, *args, **kwargs)
 
-    monkeypatch.setattr(participant_stage, "extract_timeseries", extract)
+    monkeypatch.setattr(read_scan, "extract_timeseries", extract)
     assert _run(bold, out, *atlas_options) == 0 and done == ["sub-02", "sub-03"]
     first = (out / "shards/shard-00000.h5").read_bytes()
     assert _run(bold, out, *atlas_options) == 0 and len(done) == 2  # nothing to do
@@ -307,7 +307,9 @@ def test_usage_errors_exit_2(tmp_path: Path) -> None:
         ["--n-jobs", "0"],
         ["--drop-initial", "x"],
         ["--min-coverage", "2"],
-        ["--resample", "decimate"],
+        ["--resample", "cubic"],
+        ["--series-columns", "5-2"],
+        ["--check", "x"],
     ):
         with pytest.raises(SystemExit) as stopped:
             main([str(tmp_path), str(tmp_path / "o"), *argv])
