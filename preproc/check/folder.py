@@ -153,16 +153,18 @@ def _labels(folder: Path, facts: dict[str, Any], table: pd.DataFrame) -> Iterato
         content = "\n".join(table["name"]).encode()  # regions known by name only
     else:
         try:
-            labels = np.ascontiguousarray(np.asarray(nib.load(folder / name).dataobj), dtype=np.int16)
+            values = np.asarray(nib.load(folder / name).dataobj)
         except FileNotFoundError:
             yield Problem(folder / name, "is absent.", RUN_ALL)
             return
         except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
             yield Problem(folder / name, f"is not a readable label image ({error}).", RUN_ALL)
             return
+        # of a dlabel the first map
+        labels = np.ascontiguousarray(values[0] if kind == "cifti" else values, dtype=np.int16)
         content = labels.tobytes()
-        present = set(np.unique(labels).tolist()) - {0}
-        if wrong := sorted(present ^ set(range(1, len(table) + 1))):
+        wanted = set(table.loc[table["n_voxels"] != "0", "index"])  # some parcels have no vertex
+        if wrong := sorted({str(label) for label in np.unique(labels).tolist() if label} ^ wanted):
             yield Problem(folder / name, f"labels {wrong[:10]} are not those of atlas.tsv.", RUN_ALL)
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
         where = "region names of atlas.tsv" if name is None else f"labels of {name}"

@@ -244,6 +244,16 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
         "scaling.tsv",
         "column name differs",
     ),
+    "broken table": (
+        lambda out: (out / "failures.tsv").write_text('"'),
+        "failures.tsv",
+        "not a readable table",
+    ),
+    "no number": (
+        lambda out: _edit_table(out / "scans.tsv", "\t1.9\t", "\tfast\t"),
+        "scans.tsv",
+        "sub-03_task-rest has t_r fast, its shard 1.9",
+    ),
     "leftover": (_leftover, ".0123abcd.tmp.h5", "was left by a process"),
     # the atlas
     "no atlas.tsv": (_unlink("atlas/atlas.tsv"), "atlas.tsv", "is absent"),
@@ -280,7 +290,7 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
         "not a readable label image",
     ),
     "other labels": (_other_labels, "atlas.json", "its sha256 is not that of the labels"),
-    "label without a row": (_added_label, "atlas.nii.gz", "labels [6]"),
+    "label without a row": (_added_label, "atlas.nii.gz", "labels ['6']"),
     "no dlabel": (
         lambda out: _edit_json(out / "atlas/atlas.json", kind="cifti"),
         "atlas.dlabel.nii",
@@ -408,6 +418,7 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
         SHARD,
         "sub-02_task-rest has no .json",
     ),
+    "JSON is a list": (lambda out: _scan(out, "sub-02", ".json").write_text("[]"), JSON, "not a JSON object"),
     "JSON broken": (lambda out: _scan(out, "sub-02", ".json").write_text("["), JSON, "not readable JSON"),
     "fact absent": (_facts("sub-02", key="DEL"), JSON, "lacks ['key']"),
     "HDF5 absent": (lambda out: _scan(out, "sub-02", ".h5").unlink(), H5, "is absent"),
@@ -458,6 +469,11 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
         "is stored with other values",
     ),
     "a stored mark": (_shard("censored", _at(12, True)), JSON, "series 1 is stored with other marks"),
+    "no such resampling": (
+        _attribute("options", '{"group": {"resample": "x", "phases": "all", "target_t_r": 2.0}}'),
+        JSON,
+        "cannot be resampled as its shard says",
+    ),
     "lengths": (
         _series("sub-01", "timeseries", lambda x: x[:30]),
         H5,
@@ -539,14 +555,33 @@ def test_what_is_no_output_folder_is_refused(tmp_path: Path) -> None:
 
 def test_atlases_without_a_volume(out: Path) -> None:
     """Regions known by name: the hash is that of the names, and no image is asked for."""
-    names = hashlib.sha256(b"r1\nr2\nr3\nr4\nr5").hexdigest()
     (out / "atlas/atlas.nii.gz").unlink()
-    _edit_json(out / "atlas/atlas.json", kind="table", sha256=names)
-    _attribute("atlas_sha256", names)(out)
+    _renamed_atlas(out, "table", hashlib.sha256(b"r1\nr2\nr3\nr4\nr5").hexdigest())
+    assert check_output(out, sources=False) == []
+
+
+def _renamed_atlas(out: Path, kind: str, sha256: str) -> None:
+    """As if everything had been made with this atlas."""
+    _edit_json(out / "atlas/atlas.json", kind=kind, sha256=sha256)
+    _attribute("atlas_sha256", sha256)(out)
     for participant, _, _ in SCANS:
-        _edit_json(_scan(out, participant, ".json"), atlas_sha256=names)
+        _edit_json(_scan(out, participant, ".json"), atlas_sha256=sha256)
         with h5py.File(_scan(out, participant, ".h5"), "r+") as file:
-            file.attrs["atlas_sha256"] = names
+            file.attrs["atlas_sha256"] = sha256
+
+
+def test_atlases_of_surfaces(out: Path) -> None:
+    """The hash is that of the labels of the grayordinates; a parcel may have none of them."""
+    axes = (
+        nib.cifti2.LabelAxis(["own"], {k: (f"r{k}", (0.0, 0.0, 0.0, 0.0)) for k in range(R + 1)}),
+        nib.cifti2.BrainModelAxis.from_mask(np.ones(11), name="CIFTI_STRUCTURE_CORTEX_LEFT"),
+    )
+    labels = np.array([0, 1, 1, 2, 2, 2, 3, 5, 5, 5, 0], np.int16)  # none of region 4
+    nib.save(nib.Cifti2Image(labels[None].astype(np.float32), axes), out / "atlas/atlas.dlabel.nii")
+    (out / "atlas/atlas.nii.gz").unlink()
+    _renamed_atlas(out, "cifti", hashlib.sha256(labels.tobytes()).hexdigest())
+    assert [p.what for p in check_output(out, sources=False)] == ["labels ['4'] are not those of atlas.tsv."]
+    _edit_table(out / "atlas/atlas.tsv", "\t20\n5\t", "\t0\n5\t")
     assert check_output(out, sources=False) == []
 
 

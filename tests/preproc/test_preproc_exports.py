@@ -361,3 +361,11 @@ def test_an_export_is_replaced_whole_and_counts_its_scans(ours: Path) -> None:
     first = {path: path.read_bytes() for path in (ours / "exports").rglob("*") if path.is_file()}
     write_exports(ours, table, EXPORT_KINDS, records, n_jobs=2)
     assert {path: path.read_bytes() for path in first} == first  # the same bytes
+
+    old = ours / "work/exports-old/xcpd"  # a process was killed when it had put the old folder aside
+    (ours / "exports/xcpd").rename(old)
+    with pytest.raises(InputError, match="same run"):
+        write_exports(
+            ours, table, ["xcpd-tsv"], [records[0], _renamed(records[0], "sub-01_ses-a_task-rest_res-2")]
+        )
+    assert {path: path.read_bytes() for path in first} == first and not old.exists()
