@@ -3,8 +3,6 @@
 import json
 import logging
 import shutil
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -180,6 +178,18 @@ def test_scans_table(atlas: Atlas, output: Path) -> None:
     assert np.isnan(table["fd_mean"][0]) and table["fd_mean"][3] == 0.3
 
 
+def test_the_part_of_a_scan_is_of_all_its_phases(atlas: Atlas, output: Path) -> None:
+    for method in ("robust-dynamic", "zscore-scan"):
+        _run(atlas, output, scaling=method)
+        with h5py.File(output / "shards/shard-00000.h5") as shard:
+            offset, scale = shard["scans/offset"][:], shard["scans/scale"][:]  # (n_scans, n_rois)
+        for number in range(5):
+            series = np.nan_to_num(_series(number).astype(float))
+            assert_allclose(offset[number], series.mean(axis=0), rtol=1e-12)
+            spread = series.std(axis=0) if method == "zscore-scan" else np.ones(R)
+            assert_allclose(scale[number], np.where(spread == 0, 1, spread), rtol=1e-12)
+
+
 # --- how it goes over the scans -----------------------------------------------------------------------------
 
 
@@ -293,6 +303,24 @@ def test_a_scan_that_changes_under_way_is_refused(atlas: Atlas, output: Path) ->
     with pytest.raises(InputError, match="sub-02_task-rest_run-1 changed while"):
         run_group(atlas, output, GroupOptions(), progress=lambda _: None, observe=change)
     assert not (output / "shards").exists()
+    scan = _run(atlas, output).scans[0]
+    with h5py.File(scan.path.with_suffix(".h5"), "a") as file:
+        file.attrs["key"] = "another"
+    with pytest.raises(InputError, match="run-0 changed while"):
+        scan.series()
+    scan.path.write_text(json.dumps(_facts(0, atlas, key="another")))
+    with pytest.raises(InputError, match="run-0 changed while"):
+        _ = scan.facts
+
+
+def test_what_a_missing_region_holds_does_not_matter(atlas: Atlas, output: Path) -> None:
+    _run(atlas, output)
+    before = (output / "shards/shard-00000.h5").read_bytes()
+    with h5py.File(next(output.glob("sub-02/func/*run-1*.h5")), "a") as file:
+        assert np.isnan(file["timeseries"][:, 3]).all()
+        file["timeseries"][:, 3] = 1e6
+    _run(atlas, output)
+    assert (output / "shards/shard-00000.h5").read_bytes() == before
 
 
 def test_mixed_options_twice_foreign_and_versions(
@@ -357,16 +385,10 @@ def test_whatever_a_killed_run_left_the_bytes_are_the_same(atlas: Atlas, output:
 
 
 def test_two_group_stages_do_not_write_into_each_other(atlas: Atlas, output: Path) -> None:
-    (output / "work").mkdir(exist_ok=True)
-    code = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
-        "print('locked', flush=True); time.sleep(60)"
-    )
-    argv = [sys.executable, "-c", code, str(output / "work/group.lock")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+    def another(series: np.ndarray, facts: dict[str, Any]) -> None:
         with pytest.raises(InputError, match="another stage 'group' is at work"):
             _run(atlas, output)
-        other.kill()
-    _run(atlas, output)
+
+    run_group(atlas, output, GroupOptions(), progress=lambda _: None, observe=another)
+    _run(atlas, output)  # the lock went with the first
     assert len(ShardReader(output)) == 10

@@ -170,6 +170,11 @@ def test_refuses_foreign_truncated_mixed_and_absent(output: Path, tmp_path: Path
     _write(path, [_with_part(_scan("sub-3", 3, (4,)), 3)])
     with pytest.raises(InputError, match=r"shard-00001\.h5 was scaled otherwise"):
         ShardReader(output)
+    _write(path, [_scan("sub-3", 3, (4,))])
+    with h5py.File(path, "a") as other:
+        other["scaling/iqr"][2] = 9
+    with pytest.raises(InputError, match=r"shard-00001\.h5 was scaled otherwise"):
+        ShardReader(output)
     with h5py.File(path, "w") as foreign:
         foreign["timeseries"] = np.zeros((3, R))
     with pytest.raises(InputError, match="is not a shard: format None"):
