@@ -172,14 +172,13 @@ def _n_dropped(n_frames: int, confounds: Confounds, options: CleaningOptions) ->
 def _kept(timeseries: NDArray[np.float32], confounds: Confounds) -> NDArray[np.bool_]:
     """(n_frames,) True = kept; confounds of another length are refused."""
     n_frames = len(timeseries)
-    mask = np.ones(n_frames, dtype=bool) if confounds.sample_mask is None else confounds.sample_mask
-    n_rows = len(mask) if confounds.values is None else len(confounds.values)
-    if (n_rows, len(mask)) != (n_frames, n_frames):
-        raise InputError(
-            f"the confounds have {n_rows} rows, the image {n_frames} frames.",
-            hint="Give the confounds of the same run.",
-        )
-    return mask
+    for given in (confounds.values, confounds.sample_mask):
+        if given is not None and len(given) != n_frames:
+            raise InputError(
+                f"the confounds have {len(given)} rows, the image {n_frames} frames.",
+                hint="Give the confounds of the same run.",
+            )
+    return np.ones(n_frames, dtype=bool) if confounds.sample_mask is None else confounds.sample_mask
 
 
 def _check_edges(options: CleaningOptions, t_r: float) -> None:

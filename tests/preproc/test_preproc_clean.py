@@ -318,6 +318,7 @@ def test_warnings_of_little_left_and_of_two_high_passes() -> None:
         (CleaningOptions(drop_initial="auto"), Confounds(), "counts the non-steady-state frames"),
         (CleaningOptions(confounds="24p"), _confounds(np.ones((9, 1))), "have 9 rows, the image 140"),
         (NO_FILTER, Confounds(sample_mask=np.ones(11, bool)), "have 11 rows, the image 140"),
+        (NO_FILTER, _confounds(np.ones((T, 1)), np.ones(11, bool)), "have 11 rows, the image 140"),
         (
             CleaningOptions(confounds="36p", drop_initial=2),
             _confounds(np.random.default_rng(0).normal(size=(T, 136))),
