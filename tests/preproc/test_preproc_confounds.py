@@ -240,6 +240,8 @@ def test_a_given_table_of_fmriprep_goes_through_the_strategy(shared: Path, tmp_p
     shutil.move(confounds_beside(img) or "", elsewhere)
     loaded = load_confounds(img, elsewhere, "simple")
     assert loaded.values is not None and len(loaded.values.columns) == 24 + 2 + 1
+    whole = load_confounds(img, elsewhere, "table")  # unless all of it is asked for
+    assert whole.values is not None and whole.values.shape == (30, 84) and whole.sample_mask is None
 
 
 def test_a_table_of_ones_own_is_used_as_it_is(tmp_path: Path) -> None:
