@@ -82,8 +82,10 @@ def test_names_of_two_releases_at_once_are_refused_with_examples() -> None:
 
 
 def test_too_few_names_to_tell_the_release_are_ambiguous_where_releases_differ() -> None:
-    found = region_numbers(["17Networks_LH_VisCent_ExStr_1", "17Networks_LH_VisCent_ExStr_7"], _atlas())
-    assert found.ambiguous == ["17Networks_LH_VisCent_Striate_1", "17Networks_LH_VisCent_ExStr_7"]
+    names = [f"17Networks_LH_VisCent_ExStr_{i}" for i in (1, 7, 8)]
+    found = region_numbers(names, _atlas())
+    # the older ExStr_7 is what is now Striate_1, the older ExStr_8 what is now ExStr_7, and so on
+    assert found.ambiguous == ["17Networks_LH_VisCent_Striate_1", *names[1:]]
     assert found.numbers.max() == 0 and found.numbers[50] == 0  # the one that both releases agree on
 
 
