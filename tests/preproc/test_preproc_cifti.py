@@ -365,7 +365,8 @@ def _shuffle_subcortex(keys: np.ndarray, names: dict[int, Any]) -> Any:
 
 
 def _exchange_sides(keys: np.ndarray, names: dict[int, Any]) -> Any:
-    numbers = np.concatenate([np.arange(51), np.arange(251, 451), np.arange(51, 251)])
+    numbers = np.arange(451)  # one pair, which numbers of vertices cannot show
+    numbers[[51, 251]] = 251, 51
     return numbers[keys], names
 
 
@@ -394,7 +395,7 @@ def _other_size(keys: np.ndarray, names: dict[int, Any]) -> Any:
     [
         (_shuffle_cortex, "other numbers of vertices than the published ones"),
         (_shuffle_subcortex, r"labels \[4, 9\] are exchanged|only 96% of its labels"),
-        (_exchange_sides, "numbers of vertices|lie in the other hemisphere"),
+        (_exchange_sides, "LH_VisCent_ExStr_1, 17Networks_RH_VisCent_ExStr_1 lie in the other hemisphere"),
         (_empty_two, r"CAU-body-rh, 17Networks_LH_VisCent_ExStr_9 have no grayordinate"),
         (_unnamed, r"labels \[60\] are not in its label table"),
         (_lacking, "it lacks 17Networks_LH_VisCent_ExStr_9"),
