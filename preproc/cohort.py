@@ -137,16 +137,13 @@ class CohortSummary:
 
     def qc_fc(self) -> QcFc | None:
         """Trace of motion in connectivity; None where fewer than LEAST_SCANS scans have FD, or all one."""
-        if self._n_with_fd < LEAST_SCANS:
-            return None
         n = self._with_fd.n
         with np.errstate(invalid="ignore", divide="ignore"):
             covariance = self._z_fd - self._with_fd.sum * self._fd_sum / n
             fd_spread = self._fd_square - self._fd_sum**2 / n
             r = covariance / np.sqrt(fd_spread * self._with_fd.variance() * n)
         distance = self._distances()
-        # an edge of few scans has a wild r; rounding alone is no spread of FD
-        seen = np.isfinite(r) & (n >= LEAST_SCANS) & (fd_spread > 1e-12)
+        seen = np.isfinite(r) & (n >= LEAST_SCANS)  # an edge of few scans has a wild r
         if not seen.any():
             return None
         both = seen & np.isfinite(distance)
@@ -257,13 +254,27 @@ class CohortWatch:
         self._ids: list[str] = []
         self._numbers = array("d")  # one row of t_r and ALL_METRICS a scan
 
-    def observe(self, series: NDArray[np.float32], facts: Mapping[str, Any]) -> None:
+    def observe(
+        self,
+        series: NDArray[np.float32],
+        facts: Mapping[str, Any],
+        *,
+        censored: NDArray[np.bool_] | None = None,
+    ) -> None:
         """First pass: the scan enters the sums."""
-        self.summary.add(series, facts)
+        self.summary.add(series, facts, censored=censored)
 
-    def observe_again(self, series: NDArray[np.float32], facts: Mapping[str, Any], number: int = 0) -> None:
+    def observe_again(
+        self,
+        series: NDArray[np.float32],
+        facts: Mapping[str, Any],
+        number: int = 0,
+        *,
+        censored: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Second pass, once the sums are complete: the scan is compared with all. `number` is not used."""
-        known = dict(facts.get("qc") or {}) | {"typicality": self.summary.typicality(series)}
+        typical = self.summary.typicality(series, censored=censored)
+        known = dict(facts.get("qc") or {}) | {"typicality": typical}
         self._ids.append(str(facts["scan_id"]))
         row = [facts.get("t_r"), *(known.get(name) for name in self._names)]
         self._numbers.extend(np.nan if value is None else float(value) for value in row)

@@ -75,6 +75,7 @@ def test_planted_spikes_are_counted_whatever_the_units() -> None:
     for frame in (40, 90, 150):
         raw[frame:] += 4 * (-1) ** frame  # a step: one change of frame each
     jumps = regional_dvars(raw.astype(np.float32))
+    assert spike_limit(np.array([0, 2, 4, 6, 8, 10, 100])) == 9 + 1.5 * (9 - 3)
     assert {39, 89, 149} <= set(np.flatnonzero(jumps > spike_limit(jumps)))
     per_region = np.diff(raw, axis=0) / raw.std(axis=0)
     assert_allclose(jumps, np.sqrt((per_region**2).mean(axis=1)), rtol=1e-4)
@@ -337,6 +338,8 @@ def test_outliers_where_most_scans_are_equal_and_where_it_does_not_matter() -> N
     assert [(o.scan_id, o.metric, o.value) for o in found] == [("s7", "n_missing_rois", 4)]
     missing[7] = 1
     assert len(find_outliers(_numbers(50, n_missing_rois=missing))) == 1
+    missing[:15] = 1  # nearly a third of the scans: z = 1 / (1.2533 * 0.42)
+    assert find_outliers(_numbers(50, n_missing_rois=missing)) == []
 
 
 def test_outliers_among_scans_of_the_same_t_r() -> None:

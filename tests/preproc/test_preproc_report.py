@@ -1,9 +1,11 @@
 """The picture of a scan and report.html: right place and colour, same bytes; nothing fetched, all escaped."""
 
+import base64
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +23,13 @@ from PIL import Image
 from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas
 from bjepa.preproc.atlas_view import label_plane, plane_positions, region_groups, region_order
-from bjepa.preproc.cohort import CohortWatch
+from bjepa.preproc.cohort import CohortWatch, Outlier
 from bjepa.preproc.extract import MeanImage
 from bjepa.preproc.group_stage import GroupOptions, GroupResult
 from bjepa.preproc.inputs import ScanSource
-from bjepa.preproc.qc import scan_qc
+from bjepa.preproc.qc import METRICS, scan_qc
 from bjepa.preproc.report import short_names, write_report
+from bjepa.preproc.report_figures import histogram, number
 from bjepa.preproc.scaling import Scaling
 from bjepa.preproc.scan_files import Failure
 from bjepa.preproc.scan_picture import HEIGHT, WIDTH, draw_scan_picture
@@ -94,6 +97,9 @@ def test_planes_show_the_label_at_each_position(atlas: Atlas) -> None:
         assert_allclose(np.linalg.norm(across), np.linalg.norm(down))
         assert across.sum() > 0 > down.sum()
     assert len(seen) > 3 and 0 in seen
+    full = replace(atlas, labels_img=nib.Nifti1Image(np.full(SHAPE, 4, np.int16), AFFINE))
+    corner, out = apply_affine(AFFINE, [[0, 0, 0], [-1, 0, 0]])
+    assert label_plane(full, np.array([[corner, out]])).tolist() == [[4, 0]]
 
 
 def test_regions_are_sorted_by_network(atlas: Atlas) -> None:
@@ -132,9 +138,9 @@ def test_mean_image_on_another_grid_lies_under_the_borders(atlas: Atlas, tmp_pat
     def misfit(given: MeanImage) -> float:
         picture = _draw(tmp_path, atlas, **_scan(mean_image=given))
         wrong = []
-        for number, (points, _) in enumerate(plane_positions(atlas, 104, 122)):
+        for tile, (points, _) in enumerate(plane_positions(atlas, 104, 122)):
             there = label_plane(atlas, points)[16:120, 2:102] > 0
-            bright = _tile(picture, number).mean(axis=-1) > 120
+            bright = _tile(picture, tile).mean(axis=-1) > 120
             wrong.append((there != bright).mean())
         return float(np.mean(wrong))
 
@@ -180,6 +186,24 @@ def test_atlas_without_volume_leaves_the_slices_out(atlas: Atlas, tmp_path: Path
     assert picture[120:240, 100:300].std() > 30 > whole[160:165, 120:300].std()
 
 
+# --- figures ------------------------------------------------------------------------------------------------
+
+
+def test_histogram_counts_all_and_names_the_worst() -> None:
+    values = np.r_[np.linspace(0, 1, 30), 5.0, 4.0, 3.0, 2.5, np.nan]
+    outliers = [Outlier(f"s{v}", "fd_mean", v, 0.5, 2.0) for v in (2.5, 4.0, 5.0, 3.0)]
+    found = histogram(METRICS[0], values, outliers)
+    assert found is not None and found.named == ["s5.0", "s4.0", "s3.0"] and found.n_outliers == 4
+    share = np.array([height for _, _, height in found.bars]) ** 2  # square roots were drawn
+    assert_allclose(share.sum() / share.max(), 34 / np.histogram(values[:-1], bins=32)[0].max(), rtol=0.02)
+    assert found.dots[0][0] == 260 and (found.low, found.high) == ("0.00", "5.00")
+    assert histogram(METRICS[0], np.array([2.0, 2.0, np.nan]), []) is None
+
+
+def test_numbers_are_told_with_their_sign() -> None:
+    assert [number(v, 2) for v in (0.004, -0.25, 0.0, 3.14159)] == ["0.004", "−0.25", "0.00", "3.14"]
+
+
 # --- the report ---------------------------------------------------------------------------------------------
 
 N = 14
@@ -210,8 +234,8 @@ def cohort(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> SimpleName
         all_facts.append((scan["cleaned"], facts))
     for series, facts in all_facts:
         watch.observe(series, facts)
-    for number, (series, facts) in enumerate(all_facts):
-        watch.observe_again(series, facts, number)
+    for row, (series, facts) in enumerate(all_facts):
+        watch.observe_again(series, facts, row)
     for k, why in enumerate(["has 3 frames", "has 17 frames", "is <damaged>"]):
         source = ScanSource(path=Path(f"/in/bad{k}.nii"), scan_id=f"bad{k}", participant_id="sub-99")
         failure = Failure(str(source.path), "participant", "InputError", f"{source.path}: {why}", "Mend it.")
@@ -265,8 +289,6 @@ def test_page_holds_every_scan_and_fetches_nothing(cohort: SimpleNamespace, atla
 
 
 def test_pictures_are_inside_up_to_the_budget_flagged_first(cohort: SimpleNamespace, atlas: Atlas) -> None:
-    import base64
-
     page = _write(cohort, atlas)
     places = _block(page, "report-data")["pictures"]
     assert places[5] is None and places[8] == 0  # no picture; the one that stands out comes first
@@ -366,4 +388,6 @@ def test_chromium_shows_the_scans_without_a_complaint(
     cards = [a for tag, a in tags.seen if tag == "article"]
     assert len(cards) == N and sum("flagged" in (a["class"] or "") for a in cards) >= 1
     sources = [a["src"] or "" for tag, a in tags.seen if tag == "img" and a.get("loading") == "lazy"]
-    assert len(sources) == N - 1 and all(s.startswith("data:image/webp;base64,") for s in sources)
+    files = [scan_files.picture_path(scan.path.with_suffix("")) for scan in cohort.result.scans]
+    inside = [base64.b64encode(path.read_bytes()).decode() for path in files if path.is_file()]
+    assert sources == [f"data:image/webp;base64,{picture}" for picture in inside]
