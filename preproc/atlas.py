@@ -30,7 +30,7 @@ from bjepa.preproc.atlas_files import SPACES, PublishedVolume
 from bjepa.preproc.atlas_order import Numbering, centres_of, prove_order, region_centres
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_text
-from bjepa.preproc.own_atlas import NO_VALUE, own_dlabel, own_volume
+from bjepa.preproc.own_atlas import NO_VALUE, own_dlabel, own_table, own_volume
 from bjepa.preproc.published_tables import (
     REGION_COLUMNS,
     SCHAEFER_SIZES,
@@ -117,7 +117,8 @@ def load_atlas(
         environment variable BJEPA_ATLAS_DIR names, if any.
     labels_tsv
         For a label volume: tab-separated, columns `index` (the label's number) and `name`, optionally
-        `structure hemisphere network7 network17`.
+        `structure hemisphere network7 network17`. For a table: its rows are the columns of the series; `name`
+        may be any word then.
     kind
         "volume"; "cifti": labels of grayordinates (fsLR 32k surface, 2 mm voxels); "table": names alone.
 
@@ -310,12 +311,15 @@ def _table_atlas(name: str, parts: list[_Part]) -> Atlas:
 
 
 def _own_atlas(path: Path, labels_tsv: Path | None, space: str | None, kind: Kind) -> Atlas:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file.", hint="Give a label image, or an atlas.")
     order = f"as in {(labels_tsv or path).name}"
     name = re.sub(r"(\.dlabel)?\.nii(\.gz)?$", "", path.name)
     if kind == "table":
-        raise InputError(f"{path}: a table of names is known for published atlases only, not for a file.")
+        if labels_tsv is None:
+            raise InputError(f"{path}: the regions of this atlas are unknown.", hint="Give --atlas-labels.")
+        table = own_table(labels_tsv).assign(n_voxels=NO_VALUE)
+        return Atlas(name, order, NO_VALUE, None, table[list(TABLE_COLUMNS)], [], kind="table")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file.", hint="Give a label image, or an atlas.")
     if path.name.endswith(".dlabel.nii"):
         labels, file, table, _, source = own_dlabel(path, labels_tsv)
         return _finish_cifti(name, order, labels, file.axis, table, [source])

@@ -68,6 +68,12 @@ def own_dlabel(
     return labels, dlabel, table, SPACE, source
 
 
+def own_table(labels_tsv: Path) -> pd.DataFrame:
+    """The rows of a table of regions, numbered 1 to R in its order; places are not known (NaN)."""
+    table = _read_labels_tsv(labels_tsv)
+    return table.assign(index=np.arange(1, len(table) + 1), x=np.nan, y=np.nan, z=np.nan)
+
+
 def _renumbered(
     path: Path, labels_tsv: Path, labels: NDArray[np.int64], table: pd.DataFrame
 ) -> NDArray[np.int16]:

@@ -550,6 +550,17 @@ def test_table_atlas_has_the_columns_of_the_volume_and_no_volume(published: Path
     assert facts["sha256"] == table.sha256 and facts["kind"] == "table" and len(facts["citations"]) == 2
 
 
+def test_own_table_without_a_volume(tmp_path: Path) -> None:
+    tsv = tmp_path / "aal.tsv"
+    tsv.write_text("index\tname\themisphere\n9\tb\tL\n4\ta\tR\n")
+    atlas = load_atlas("aal", kind="table", labels_tsv=tsv)
+    assert atlas.table["name"].tolist() == ["b", "a"] and atlas.table["index"].tolist() == [1, 2]
+    assert (atlas.name, atlas.order, atlas.kind, atlas.labels_img) == ("aal", "as in aal.tsv", "table", None)
+    assert list(atlas.table.columns) == list(TABLE_COLUMNS)
+    save_atlas(atlas, tmp_path / "out")
+    assert (tmp_path / "out/atlas.tsv").read_text().splitlines()[1].endswith("n/a\tn/a\tn/a\tn/a")
+
+
 # --- grids of scans -----------------------------------------------------------------------------------------
 
 

@@ -284,7 +284,7 @@ def test_own_dlabel_refused(tmp_path: Path, small: Atlas) -> None:
     _save(path, KEYS[None].astype(np.float32), LabelAxis(["x"], [empty]), BRAIN)
     with pytest.raises(InputError, match=r"labels \[8\] of its label table have no grayordinate"):
         load_atlas(path)
-    with pytest.raises(InputError, match="published atlases only"):
+    with pytest.raises(InputError, match="the regions of this atlas are unknown"):
         load_atlas(path, kind="table")
     with pytest.raises(InputError, match="is not a dense label file: its axes are scalars, brain models"):
         load_atlas(_save(path, KEYS[None].astype(np.float32), ScalarAxis(["x"]), BRAIN))
