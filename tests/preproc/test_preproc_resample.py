@@ -106,7 +106,7 @@ def test_a_slow_sine_survives_decimation(hz: float) -> None:
 @pytest.mark.parametrize("hz", [0.25, 0.27, 0.33, 0.5, 0.67])
 def test_nothing_above_the_new_half_rate_survives_decimation(hz: float) -> None:
     (decimated,) = _resampled(_sine(hz, 0.735, 490), 0.735, DECIMATE)
-    assert decimated[20:-20].std() < 1  # of 71
+    assert decimated[20:-20].std() < 0.15  # of 71: 54 dB down
 
 
 @pytest.mark.parametrize("t_r", [0.735, 0.8, 1.4, 0.7350000143, 1.9, 2 / 3])
@@ -149,7 +149,7 @@ def test_a_mark_half_way_between_two_frames_marks_both() -> None:
 
 
 @pytest.mark.parametrize("options", [STRIDE, DECIMATE, NONE])
-@pytest.mark.parametrize("t_r", [2.0, 2.0005, 3.0])
+@pytest.mark.parametrize("t_r", [1.9995, 2.0, 2.0005, 3.0])
 def test_never_upsampled(
     series: np.ndarray, censored: np.ndarray, options: ResampleOptions, t_r: float
 ) -> None:
