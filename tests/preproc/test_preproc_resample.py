@@ -149,7 +149,7 @@ def test_a_mark_half_way_between_two_frames_marks_both() -> None:
 
 
 @pytest.mark.parametrize("options", [STRIDE, DECIMATE, NONE])
-@pytest.mark.parametrize("t_r", [1.9995, 2.0, 2.0005, 3.0])
+@pytest.mark.parametrize("t_r", [1.9985, 2.0, 2.0005, 3.0])
 def test_never_upsampled(
     series: np.ndarray, censored: np.ndarray, options: ResampleOptions, t_r: float
 ) -> None:
