@@ -69,6 +69,8 @@ def write_tables(
             hint="See scans.tsv, column n_missing_rois; or leave this export out.",
         )
     _warn(whole, left_out)
+    for scan in left_out:
+        progress(scan.scan_id)
     names = atlas_table["name"].to_numpy()
     tasks = (delayed(_write_scan)(folder, names, cortex, subcortex, scan) for scan in whole)
     for scan_id in Parallel(n_jobs=n_jobs, return_as="generator")(tasks):

@@ -66,7 +66,8 @@ def write_file(
                 padded = np.full(sets[name].shape[1:], np.nan, dtype=np.float32)
                 padded[:, : len(scores)] = scores[:, cols].T
                 sets[name][number] = padded
-            progress(reader.scans["scan_id"][scan_of[number]])
+            if reader.series_phase[number] == 0:
+                progress(reader.scans["scan_id"][scan_of[number]])
         of_series = {key: np.array(reader.scans[key])[scan_of] for key in ("participant_id", "scan_id")}
         file["long_subject_id"] = np.char.encode(of_series["participant_id"], "utf-8")
         file["scan_id"] = np.char.encode(of_series["scan_id"], "utf-8")
