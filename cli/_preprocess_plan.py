@@ -52,7 +52,9 @@ def list_plan(
         table.add_row(scan.scan_id, scan.kind, *row)
         warnings |= {warning} if warning else set()
     console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)  # a file gets whole lines
+    if not console.is_terminal:  # a file gets whole lines
+        console = Console(width=240)
+    console.print(table)
     for warning in sorted(warnings):
         print(f"{PROG}: note: {warning}", file=sys.stderr)
     return DONE if not failed else (SOME_FAILED if failed < len(scans) else WRONG_INPUT)

@@ -4,7 +4,8 @@
                *_space-fsLR_den-91k_bold.dtseries.nii
     XCP-D      *_space-S_seg-A_stat-mean_timeseries.tsv (in other versions atlas-A) and their
                stat-coverage_bold.tsv, of the atlases A that together hold the regions
-               wanted; else *_desc-denoised_bold.nii.gz
+               wanted; else *_desc-denoised_bold.nii.gz. Folders of others with such tables and no
+               images, our own export among them, are read alike
 Each session and run is a scan of its own: nothing is joined, and a file that another tool has joined from
 runs is left out where its runs are there.
 """
@@ -15,10 +16,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bjepa.preproc.bids import NATIVE_SPACES, BidsName, Tree, parse_name, passes, read_json
+from bjepa.preproc.bids import NATIVE_SPACES, BidsName, Tree, clean_label, parse_name, passes, read_json
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.known_tables import XCPD, tables_of_parts
-from bjepa.preproc.scan_names import scan_of_name, with_t_r
+from bjepa.preproc.scan_names import scan_of_name, stem_of, with_t_r
 from bjepa.preproc.scan_source import Dataset, ScanFilter, ScanSource
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ def scans_of_derivative(folder: Path, keep: ScanFilter, exclude: Path | None) ->
             else "Run fMRIPrep and give its output folder, or give normalised NIfTI files.",
         )
     tree = Tree(folder, exclude)
-    if re.sub(r"[^a-z]", "", made_by.lower()) == "xcpd":
+    by_xcpd = re.sub(r"[^a-z]", "", made_by.lower()) == "xcpd"
+    images, tables = tree.files("_bold.nii", "_bold.nii.gz"), tree.files("_stat-mean_timeseries.tsv")
+    if by_xcpd or (any(tables) and not any(images)):
         scans = _of_xcpd(tree, keep)
     else:
         scans = _of_fmriprep(tree, keep)
@@ -148,9 +151,8 @@ def _denoised(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
 
 
 def _xcpd_tables(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
-    parts = tables_of_parts(keep.atlas, XCPD)
-    if parts is None:
-        return []
+    parts = tables_of_parts(keep.atlas, XCPD) or []
+    whole = clean_label(stem_of(Path(keep.atlas or "")))  # a table of this very atlas
     of_scan: dict[tuple[Path, frozenset[str]], dict[str, Path]] = {}
     for path in tree.files("_timeseries.tsv"):
         name = parse_name(path)
@@ -160,9 +162,12 @@ def _xcpd_tables(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
     chosen: dict[Path, tuple[Path, ...]] = {}
     lacking: list[Path] = []
     for tables in of_scan.values():
+        if whole in tables:
+            chosen[tables[whole]] = (tables[whole],)
+            continue
         picked = [next((tables[a] for a in options if a in tables), None) for options in parts]
         complete = tuple(path for path in picked if path is not None)
-        if len(complete) == len(parts):
+        if complete and len(complete) == len(parts):
             chosen[complete[0]] = complete
         else:
             lacking.append(next(iter(tables.values())))

@@ -75,6 +75,11 @@ def extract_timeseries(
     InputError
         A file that is damaged, not 4D or without orientation; a mask on another grid.
     """
+    if atlas.kind != "volume":
+        raise InputError(
+            f"{img} is a volume, the atlas {atlas.name} is of kind {atlas.kind!r}.",
+            hint="Load the atlas with kind='volume'.",
+        )
     bold = open_bold(Path(img))
     plain = cached_operator(atlas, bold.shape[:3], bold.affine, folder=operator_cache)
     operator = plain

@@ -8,7 +8,6 @@ killed between the two files leaves a scan that is done again, never one that is
 """
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import bjepa
+from bjepa.preproc.bids import clean_label
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_text
 from bjepa.preproc.scan_source import ScanSource
@@ -43,8 +43,7 @@ def scan_stem(output: Path, source: ScanSource, atlas_name: str) -> Path:
     folder = output / source.participant_id
     if source.session:
         folder = folder / f"ses-{source.session}"
-    label = re.sub(r"[^A-Za-z0-9]", "", atlas_name)
-    return folder / "func" / f"{source.scan_id}_seg-{label}_timeseries"
+    return folder / "func" / f"{source.scan_id}_seg-{clean_label(atlas_name)}_timeseries"
 
 
 def picture_path(stem: Path) -> Path:

@@ -19,6 +19,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 import bjepa
+from bjepa.preproc.bids import clean_label
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_json, write_text
 from bjepa.preproc.scan_records import ScanRecord
@@ -66,7 +67,9 @@ def table_stem(scan_id: str, space: str, atlas: str) -> str:
     after = [w for w in words if w.split("-")[0] in _AFTER_SEG]
     before = [w for w in words if w not in after]
     own_space = [w for w in scan_id.split("_") if w.startswith("space-")]
-    return "_".join([*before, *(own_space or [f"space-{_label(space)}"]), f"seg-{_label(atlas)}", *after])
+    return "_".join(
+        [*before, *(own_space or [f"space-{clean_label(space)}"]), f"seg-{clean_label(atlas)}", *after]
+    )
 
 
 def run_stem(scan_id: str) -> str:
@@ -120,7 +123,3 @@ def _write_description(folder: Path) -> None:
 def _tsv(table: pd.DataFrame) -> str:
     text: str = table.to_csv(sep="\t", index=False, na_rep="n/a")
     return text
-
-
-def _label(text: str) -> str:
-    return "".join(c for c in text if c.isascii() and c.isalnum())

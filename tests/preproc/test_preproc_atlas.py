@@ -281,7 +281,7 @@ def _drawn(
 
 
 def _places(table: pd.DataFrame) -> np.ndarray:
-    return table[["x", "y", "z"]].to_numpy()
+    return np.asarray(table[["x", "y", "z"]])
 
 
 @pytest.mark.parametrize("n_parcels", [100, 300, 700, 1000])
@@ -352,7 +352,7 @@ def _saved(tmp_path: Path, published: Path, change: Callable[[np.ndarray], np.nd
 def _swap(labels: np.ndarray, one: int, other: int) -> np.ndarray:
     numbers = np.arange(labels.max() + 1)
     numbers[[one, other]] = other, one
-    return numbers.astype(np.int16)[labels]
+    return np.asarray(numbers.astype(np.int16)[labels])
 
 
 def test_two_neighbours_exchanged_are_seen(published: Path, tmp_path: Path) -> None:
