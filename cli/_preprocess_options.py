@@ -241,6 +241,11 @@ def _add_work(group: "argparse._ArgumentGroup") -> None:
         metavar="OUTPUT",
         help="verify an output folder against its format and its hashes, and do nothing else",
     )
+    group.add_argument(
+        "--check-all",
+        action="store_true",
+        help="with --check: compare the stored series of every scan with its own file, not of 20",
+    )
 
 
 def _first_to_last(text: str) -> tuple[int, int]:

@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("the arguments INPUT and OUTPUT are required (or --check OUTPUT)")
     if args.check is not None and args.input is not None:
         p.error(f"--check {args.check} verifies one output folder and takes no INPUT, got {args.input}")
+    if args.check_all and args.check is None:
+        p.error("--check-all goes with --check OUTPUT")
     return run(_preprocess if args.check is None else _check, args, prog=PROG)
 
 
@@ -61,7 +63,9 @@ def _check(args: argparse.Namespace) -> int:
 
     with PhaseBar() as bar:
         bar.begin("checking", 0)
-        problems = check_output(args.check, sources=not args.no_source_hash, progress=bar.step)
+        problems = check_output(
+            args.check, sources=not args.no_source_hash, all_scans=args.check_all, progress=bar.step
+        )
     for problem in problems:
         print(problem)
     told = f"{len(problems)} problems" if problems else "whole, and what it says it is"
@@ -225,13 +229,14 @@ def _group_stage(args: argparse.Namespace, atlas: "Atlas", options: "GroupOption
             options,
             progress=bar.step,
             phase=bar.begin,
-            observe=watch.observe,
-            observe_again=watch.observe_again,
+            observer=watch,
         )
         if args.export:
             bar.begin("exports", len(args.export) * len(result.scans))
-            for path in write_exports(args.output, atlas.table, args.export, result.scans, progress=bar.step):
-                log.info("exported to %s.", path)
+            written = write_exports(
+                args.output, atlas.table, args.export, result.scans, n_jobs=args.n_jobs, progress=bar.step
+            )
+            log.info("exported to %s.", ", ".join(map(str, written)))
     write_report(args.output, atlas, result, options, watch.summary, watch.qc_table())
     log.info(
         "%d scans in %s; look at %s.",

@@ -268,11 +268,10 @@ class CohortWatch:
         self,
         series: NDArray[np.float32],
         facts: Mapping[str, Any],
-        number: int = 0,
         *,
         censored: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Second pass, once the sums are complete: the scan is compared with all. `number` is not used."""
+        """Second pass, once the sums are complete: the scan is compared with all."""
         typical = self.summary.typicality(series, censored=censored)
         known = dict(facts.get("qc") or {}) | {"typicality": typical}
         self._ids.append(str(facts["scan_id"]))

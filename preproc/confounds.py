@@ -159,7 +159,8 @@ def _select(
             raise InputError(
                 f"{what}: this strategy takes fMRIPrep's image *_{_AROMA_IMAGE}.nii.gz, from which AROMA's "
                 f"components are already regressed; got {img.name}.",
-                hint="Give that image, or another strategy (fMRIPrep 23.1 and later no longer make it).",
+                hint='Choose it with --bids-filter-file {"bold": {"desc": "smoothAROMAnonaggr"}}, or take '
+                "another strategy (fMRIPrep 23.1 and later no longer make it).",
             )
     elif _AROMA_IMAGE in img.name:
         raise InputError(

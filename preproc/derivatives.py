@@ -1,7 +1,7 @@
 """Scans of a BIDS derivative: preprocessed images of fMRIPrep, tables or denoised images of XCP-D.
 
     fMRIPrep   *_space-S[_res-R]_desc-preproc_bold.nii.gz, its desc-brain_mask; with --space fsLR
-               *_space-fsLR_den-91k_bold.dtseries.nii
+               *_space-fsLR_den-91k_bold.dtseries.nii; another desc (smoothAROMAnonaggr) by filter file
     XCP-D      *_space-S_seg-A_stat-mean_timeseries.tsv (in other versions atlas-A) and their
                stat-coverage_bold.tsv, of the atlases A that together hold the regions
                wanted; else *_desc-denoised_bold.nii.gz. Folders of others with such tables and no
@@ -57,7 +57,7 @@ def _of_fmriprep(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
     images = [
         path
         for path in tree.files("_bold.nii", "_bold.nii.gz")
-        if "_desc-preproc_" in path.name and _is_wanted(path, keep)
+        if ("desc" in keep.bids_filter or "_desc-preproc_" in path.name) and _is_wanted(path, keep)
     ]
     surfaces = [path for path in tree.files("_bold.dtseries.nii") if _is_wanted(path, keep)]
     if not (images or surfaces):
@@ -82,7 +82,8 @@ def _image(tree: Tree, path: Path) -> ScanSource:
 
 
 def _mask(tree: Tree, path: Path) -> Path | None:
-    mask = path.with_name(re.sub(r"_desc-preproc_bold(\.nii(\.gz)?)$", r"_desc-brain_mask\1", path.name))
+    name = re.sub(r"_desc-[A-Za-z0-9]+_bold(\.nii(\.gz)?)$", r"_desc-brain_mask\1", path.name)
+    mask = path.with_name(name)
     return mask if tree.has(mask) else None
 
 

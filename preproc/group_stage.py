@@ -2,8 +2,8 @@
 
 Passes over the scans, one scan in memory at a time:
   checking   facts and headers: files that belong together, one set of options
-  reading    the scaling is fitted (`scaling.py`: one or two passes); `observe` sees every scan once
-  writing    resample, scale, store; `observe_again` sees every scan a second time
+  reading    the scaling is fitted (`scaling.py`: one or two passes); the observer sees every scan once
+  writing    resample, scale, store; the observer sees every scan a second time
 Shards are written beside the old ones and exchanged as a whole. They hold no time stamp and no random name:
 the same scans give the same bytes, also after a run that was killed.
 """
@@ -11,11 +11,11 @@ the same scans give the same bytes, also after a run that was killed.
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -41,12 +41,27 @@ SCAN_TABLE_COLUMNS = (
 ).split()
 # facts of a scan that its shard repeats; those that a scan does not have are left out
 PROVENANCE = (
-    "space mask confounds n_dropped n_censored n_frames_in n_invalid_voxels fd_mean tsnr_median options "
-    "software"
+    "space mask tables confounds n_dropped n_censored n_frames_in n_invalid_voxels normalising_factor "
+    "degrees_of_freedom fd_mean tsnr_median warnings options software"
 ).split()
 
-Observe = Callable[[NDArray[np.float32], dict[str, Any]], None]
-ObserveAgain = Callable[[NDArray[np.float32], dict[str, Any], int], None]
+
+class Observer(Protocol):
+    """Who looks at the scans as they pass by, such as `cohort.CohortWatch`.
+
+    Both get a scan's series (n_frames, n_rois) in the units of the scan, NaN in missing regions, its facts,
+    and `censored` (n_frames,), True where a frame was filled in.
+    """
+
+    def observe(
+        self, series: NDArray[np.float32], facts: Mapping[str, Any], *, censored: NDArray[np.bool_]
+    ) -> None:
+        """Called once for every scan, before anything is written."""
+
+    def observe_again(
+        self, series: NDArray[np.float32], facts: Mapping[str, Any], *, censored: NDArray[np.bool_]
+    ) -> None:
+        """Called once for every scan, in the order of scans.tsv, after `observe` has seen all."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +84,7 @@ def run_group(
     *,
     progress: Callable[[str], None],
     phase: Callable[[str, int], None] = lambda name, total: None,
-    observe: Observe | None = None,
-    observe_again: ObserveAgain | None = None,
+    observer: Observer | None = None,
 ) -> GroupResult:
     """Scaling, shards and tables from all finished scans of this atlas in OUTPUT.
 
@@ -78,16 +92,13 @@ def run_group(
     ----------
     progress : called with a scan's name as each is done, in each pass
     phase : called before each pass with its name and its number of scans
-    observe
-        Called once for every scan, before anything is written, with its series (n_frames, n_rois) in the
-        units of the scan (NaN in missing regions) and its facts.
-    observe_again : the same, later, with the scan's number (row of scans.tsv) as third argument
+    observer : sees every scan twice
     """
     watch = Watch(phase, progress)
     with _alone(output):
         members, common = plan_members(atlas, output, options, watch)
-        scaling = _fit(members, atlas, options, observe, watch)
-        shard_names = _write_shards(members, common, atlas, scaling, output, options, observe_again, watch)
+        scaling = _fit(members, atlas, options, observer, watch)
+        shard_names = _write_shards(members, common, atlas, scaling, output, options, observer, watch)
         rows = [_scan_row(m, shard) for m, shard in zip(members, shard_names, strict=True)]
         table = pd.DataFrame(rows, columns=SCAN_TABLE_COLUMNS)
         _write_tables(output, table, scaling, atlas)
@@ -98,19 +109,19 @@ def run_group(
 
 
 def _fit(
-    members: list[Member], atlas: Atlas, options: GroupOptions, observe: Observe | None, watch: Watch
+    members: list[Member], atlas: Atlas, options: GroupOptions, observer: Observer | None, watch: Watch
 ) -> Scaling:
-    """The scaling, from the stored frames of the participants that fit it; `observe` sees all."""
+    """The scaling, from the stored frames of the participants that fit it; `observer` sees all."""
     fit = ScalingFit(options.scaling, atlas.table["name"].tolist())
     n_passes = 0
-    while fit.wants_pass or (n_passes == 0 and observe is not None):
+    while fit.wants_pass or (n_passes == 0 and observer is not None):
         n_passes += 1
-        seen = members if n_passes == 1 and observe is not None else [m for m in members if m.fits]
+        seen = members if n_passes == 1 and observer is not None else [m for m in members if m.fits]
         watch.phase(f"reading scans, pass {n_passes}", len(seen))
         for member in seen:
             series, marks = member.scan.read()
-            if n_passes == 1 and observe is not None:
-                observe(series, member.scan.facts)
+            if n_passes == 1 and observer is not None:
+                observer.observe(series, member.scan.facts, censored=marks)
             if member.fits and fit.wants_pass:
                 fit.add(pooled(member.phases_of(series, marks, options)), member.scan.participant_id)
             watch.scan(member.scan.scan_id)
@@ -129,7 +140,7 @@ def _write_shards(
     scaling: Scaling,
     output: Path,
     options: GroupOptions,
-    observe_again: ObserveAgain | None,
+    observer: Observer | None,
     watch: Watch,
 ) -> list[str]:
     """Write all shards beside the old ones, then exchange the folders. Returns each scan's shard."""
@@ -142,7 +153,7 @@ def _write_shards(
 
     def scaled(numbers: Sequence[int]) -> Iterator[ShardScan]:
         for number in numbers:
-            yield _shard_scan(members[number], number, scaling, atlas, options, observe_again)
+            yield _shard_scan(members[number], scaling, atlas, options, observer)
             watch.scan(members[number].scan.scan_id)
 
     names: list[str] = []
@@ -175,17 +186,16 @@ def _write_shards(
 
 def _shard_scan(
     member: Member,
-    number: int,
     scaling: Scaling,
     atlas: Atlas,
     options: GroupOptions,
-    observe_again: ObserveAgain | None,
+    observer: Observer | None,
 ) -> ShardScan:
     scan = member.scan
     series, marks = scan.read()
     facts = scan.facts
-    if observe_again is not None:
-        observe_again(series, facts, number)
+    if observer is not None:
+        observer.observe_again(series, facts, censored=marks)
     phases = member.phases_of(series, marks, options)
     part = None
     if scaling.method in PER_SCAN:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 import bjepa
 from bjepa.preproc.bids import clean_label
-from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_text
 from bjepa.preproc.scan_source import ScanSource
 
@@ -72,34 +71,6 @@ def is_finished(stem: Path, key: str) -> bool:
             return bool(file.attrs.get("key") == key)
     except OSError:  # absent or damaged: to be done again
         return False
-
-
-@dataclass(frozen=True)
-class FinishedScan:
-    """A scan that is done: the path of its JSON, and what is in it."""
-
-    path: Path
-    facts: dict[str, Any]
-
-    def series(self, columns: slice = slice(None)) -> NDArray[np.float32]:
-        """(n_frames, n_columns) float32, read anew."""
-        path = self.path.with_suffix(".h5")
-        try:
-            with h5py.File(path, "r") as file:
-                series: NDArray[np.float32] = file["timeseries"][:, columns]
-                return series
-        except (OSError, KeyError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}).", hint="Delete it and run the stage 'participant' again."
-            ) from error
-
-
-def finished_scans(output: Path, atlas_sha256: str) -> tuple[list[FinishedScan], list[FinishedScan]]:
-    """All finished scans of this atlas in scan_id order, and those of other atlases."""
-    paths = sorted(output.glob("sub-*/**/func/*_timeseries.json"), key=lambda path: path.name)
-    scans = [FinishedScan(path, _read_facts(path)) for path in paths]
-    ours = [scan for scan in scans if scan.facts["atlas_sha256"] == atlas_sha256]
-    return ours, [scan for scan in scans if scan.facts["atlas_sha256"] != atlas_sha256]
 
 
 def _read_facts(path: Path) -> dict[str, Any]:

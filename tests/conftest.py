@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+_LOG_LEVEL = logging.getLogger().level
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +34,8 @@ def _skip_without_gpu(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True)
 def _log_as_it_was() -> Iterator[None]:
-    """Commands set up the root logger; the next test must not inherit their level."""
-    root = logging.getLogger()
-    level = root.level
+    """Commands set up the root logger; no test must inherit their level, nor from a fixture of a module."""
+    logging.getLogger().setLevel(_LOG_LEVEL)
     yield
-    root.setLevel(level)
+    logging.getLogger().setLevel(_LOG_LEVEL)
     logging.captureWarnings(False)

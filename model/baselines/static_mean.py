@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from bjepa.model.evaluation.scan_data import ScanData
 from bjepa.preproc.errors import InputError
-
-MEANS_REMOVED = ("zscore-scan", "robust-dynamic")  # scalings that drop each scan's own means
+from bjepa.preproc.scaling import PER_SCAN
 
 
 def static_means(data: ScanData) -> NDArray[np.float32]:
@@ -24,15 +23,16 @@ def static_means(data: ScanData) -> NDArray[np.float32]:
             f"static-mean needs series; {data.source} holds connectivity only.",
             hint="Give an output folder of bjepa-preprocess, or leave static-mean out of --methods.",
         )
-    if reader.scaling in MEANS_REMOVED:
+    if reader.scaling in PER_SCAN and not reader.per_scan:
         raise InputError(
-            f"static-mean needs the scans' means; in {data.source} they were removed ({reader.scaling}).",
+            f"static-mean needs the scans' means; in {data.source} they were removed and not kept "
+            f"({reader.scaling}).",
             hint="Run bjepa-preprocess with --scaling robust, or leave static-mean out of --methods.",
         )
     n_scans = len(data.participant_id)
     sums, n_frames = np.zeros((n_scans, reader.n_rois)), np.zeros(n_scans)
     for number, scan in enumerate(reader.series_scan):
-        sums[scan] += reader.unscale(reader[number]).sum(axis=0, dtype=np.float64)
+        sums[scan] += reader.unscale(reader[number], number).sum(axis=0, dtype=np.float64)
         n_frames[scan] += reader.series_length[number]
     means = sums / n_frames[:, None]
     means[~reader.valid] = np.nan

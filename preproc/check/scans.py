@@ -177,13 +177,16 @@ def _values(
 
 
 def _source(path: Path, facts: dict[str, Any]) -> Iterator[Problem]:
-    source, told = Path(facts.get("source", "")), facts.get("source_sha256")
-    if told and source.is_file() and sha256_of_file(source) != told:
-        yield Problem(
-            source,
-            f"has changed since {path.name} was made of it: its SHA-256 is another.",
-            "Bring the file back, or do the scan again (--overwrite).",
-        )
+    told = {facts.get("source", ""): facts.get("source_sha256")}
+    told |= {table["path"]: table["sha256"] for table in facts.get("tables", [])}
+    for name, sha256 in told.items():
+        source = Path(name)
+        if sha256 and source.is_file() and sha256_of_file(source) != sha256:
+            yield Problem(
+                source,
+                f"has changed since {path.name} was made of it: its SHA-256 is another.",
+                "Bring the file back, or do the scan again (--overwrite).",
+            )
 
 
 # --- a scan's files against its shard -----------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import tracemalloc
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -193,20 +194,37 @@ def test_the_part_of_a_scan_is_of_all_its_phases(atlas: Atlas, output: Path) -> 
 # --- how it goes over the scans -----------------------------------------------------------------------------
 
 
+class _Observer:
+    """Notes what it is shown; calls the two functions, if any, on the way."""
+
+    def __init__(self, first: Callable[[], Any] | None = None, second: Callable[[], Any] | None = None):
+        self.first, self.second = first, second
+        self.seen: list[str] = []
+        self.again: list[str] = []
+
+    def observe(self, series: np.ndarray, facts: Mapping[str, Any], *, censored: np.ndarray) -> None:
+        assert censored.shape == (len(series),)
+        if self.first is not None:
+            self.first()
+        assert_array_equal(series, _series(int(facts["run"])))
+        self.seen.append(facts["scan_id"])
+
+    def observe_again(self, series: np.ndarray, facts: Mapping[str, Any], *, censored: np.ndarray) -> None:
+        assert censored.shape == (len(series),)
+        if self.second is not None:
+            self.second()
+        assert_array_equal(series, _series(int(facts["run"])))
+        self.again.append(facts["scan_id"])
+
+
 def test_observers_and_progress(atlas: Atlas, output: Path) -> None:
     passes: list[tuple[str, int]] = []
     done: list[str] = []
-    seen: list[str] = []
-    again: list[tuple[int, str]] = []
 
-    def observe(series: np.ndarray, facts: dict[str, Any]) -> None:
+    def nothing_is_written() -> None:
         assert not (output / "shards").exists()
-        assert_array_equal(series, _series(int(facts["run"])))
-        seen.append(facts["scan_id"])
 
-    def observe_again(series: np.ndarray, facts: dict[str, Any], number: int) -> None:
-        assert_array_equal(series, _series(number))
-        again.append((number, facts["scan_id"]))
+    observer = _Observer(nothing_is_written)
 
     result = run_group(
         atlas,
@@ -214,11 +232,10 @@ def test_observers_and_progress(atlas: Atlas, output: Path) -> None:
         GroupOptions(scaling_participants=frozenset({"sub-02"})),
         progress=done.append,
         phase=lambda name, total: passes.append((name, total)),
-        observe=observe,
-        observe_again=observe_again,
+        observer=observer,
     )
     ids = result.table["scan_id"].tolist()
-    assert seen == ids and again == list(enumerate(ids))
+    assert observer.seen == observer.again == ids
     assert passes == [
         ("checking scans", 5),
         ("reading scans, pass 1", 5),
@@ -230,10 +247,9 @@ def test_observers_and_progress(atlas: Atlas, output: Path) -> None:
     shard = (output / "shards/shard-00000.h5").read_bytes()
     _run(atlas, output, scaling_participants=frozenset({"sub-02"}))
     assert (output / "shards/shard-00000.h5").read_bytes() == shard
-    seen.clear()
     shutil.rmtree(output / "shards")
-    run_group(atlas, output, GroupOptions(scaling="none"), progress=done.append, observe=observe)
-    assert seen == ids
+    run_group(atlas, output, GroupOptions(scaling="none"), progress=done.append, observer=observer)
+    assert observer.seen == 2 * ids
 
 
 def test_shards_are_split_and_hold_the_same(
@@ -297,11 +313,9 @@ def test_halves_of_two_runs_and_damaged_files_are_all_named(atlas: Atlas, output
 
 
 def test_a_scan_that_changes_under_way_is_refused(atlas: Atlas, output: Path) -> None:
-    def change(series: np.ndarray, facts: dict[str, Any]) -> None:
-        _write(output, 1, atlas, key="new")
-
+    observer = _Observer(lambda: _write(output, 1, atlas, key="new"))
     with pytest.raises(InputError, match="sub-02_task-rest_run-1 changed while"):
-        run_group(atlas, output, GroupOptions(), progress=lambda _: None, observe=change)
+        run_group(atlas, output, GroupOptions(), progress=lambda _: None, observer=observer)
     assert not (output / "shards").exists()
     scan = _run(atlas, output).scans[0]
     with h5py.File(scan.path.with_suffix(".h5"), "a") as file:
@@ -377,18 +391,20 @@ def test_whatever_a_killed_run_left_the_bytes_are_the_same(atlas: Atlas, output:
     # killed between the two renames: the old shards are moved away, the new ones not yet in their place
     shards.rename(work / "shards-old")
 
-    def observe_again(series: np.ndarray, facts: dict[str, Any], number: int) -> None:
-        assert shards.exists()  # readers have the old ones meanwhile
+    def readers_have_the_old_ones() -> None:
+        assert shards.exists()
 
-    run_group(atlas, output, GroupOptions(), progress=lambda _: None, observe_again=observe_again)
+    observer = _Observer(second=readers_have_the_old_ones)
+    run_group(atlas, output, GroupOptions(), progress=lambda _: None, observer=observer)
+    assert observer.again
     assert {path.name: path.read_bytes() for path in shards.iterdir()} == expected
 
 
 def test_two_group_stages_do_not_write_into_each_other(atlas: Atlas, output: Path) -> None:
-    def another(series: np.ndarray, facts: dict[str, Any]) -> None:
+    def another() -> None:
         with pytest.raises(InputError, match="another stage 'group' is at work"):
             _run(atlas, output)
 
-    run_group(atlas, output, GroupOptions(), progress=lambda _: None, observe=another)
+    run_group(atlas, output, GroupOptions(), progress=lambda _: None, observer=_Observer(another))
     _run(atlas, output)  # the lock went with the first
     assert len(ShardReader(output)) == 10

@@ -315,6 +315,20 @@ def test_the_longer_name_wins_in_one_folder(tmp_path: Path) -> None:
 # --- XCP-D --------------------------------------------------------------------------------------------------
 
 
+def test_another_desc_is_taken_by_the_filter_file_only(fmriprep: Path) -> None:
+    """fMRIPrep's ICA-AROMA images lie beside the others; they are never taken by themselves."""
+    func = fmriprep / "sub-02/ses-a/func"
+    stem = "sub-02_ses-a_task-rest_run-1_space-MNI152NLin6Asym_desc-"
+    _touch(func / f"{stem}smoothAROMAnonaggr_bold.nii.gz")
+    keep = ScanFilter(space="MNI152NLin6Asym")
+    assert len(find_scans(fmriprep, keep).scans) == 4
+    (scan,) = find_scans(
+        fmriprep, ScanFilter(space="MNI152NLin6Asym", bids_filter={"desc": ("smoothAROMAnonaggr",)})
+    ).scans
+    assert scan.path.name == f"{stem}smoothAROMAnonaggr_bold.nii.gz"
+    assert scan.mask == func / f"{stem}brain_mask.nii.gz"
+
+
 @pytest.fixture
 def xcpd(tmp_path: Path) -> Path:
     root = tmp_path / "xcp_d"

@@ -293,8 +293,8 @@ def test_watch_collects_what_the_report_needs(cohort: Any) -> None:
     ]
     for series, fact in zip(scans, facts, strict=True):
         watch.observe(series, fact)
-    for number, (series, fact) in enumerate(zip(scans, facts, strict=True)):
-        watch.observe_again(series, fact, number)
+    for series, fact in zip(scans, facts, strict=True):
+        watch.observe_again(series, fact)
     numbers = watch.qc_table()
     assert list(numbers) == ["scan_id", "t_r", *(m.name for m in ALL_METRICS)]
     assert numbers["scan_id"].tolist() == [f["scan_id"] for f in facts]

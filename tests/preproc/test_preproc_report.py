@@ -234,8 +234,8 @@ def cohort(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> SimpleName
         all_facts.append((scan["cleaned"], facts))
     for series, facts in all_facts:
         watch.observe(series, facts)
-    for row, (series, facts) in enumerate(all_facts):
-        watch.observe_again(series, facts, row)
+    for series, facts in all_facts:
+        watch.observe_again(series, facts)
     for k, why in enumerate(["has 3 frames", "has 17 frames", "is <damaged>"]):
         source = ScanSource(path=Path(f"/in/bad{k}.nii"), scan_id=f"bad{k}", participant_id="sub-99")
         failure = Failure(str(source.path), "participant", "InputError", f"{source.path}: {why}", "Mend it.")
