@@ -11,7 +11,6 @@ projection takes time and disk as proportional and memory as linear; files are i
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from _memory import peak_rss_mb
 
 from bjepa.preproc.atlas import Atlas
+from bjepa.preproc.cohort import CohortWatch
 from bjepa.preproc.group_stage import GroupOptions, run_group
+from bjepa.preproc.report import write_report
 from bjepa.preproc.scaling import SCALING_METHODS
 from bjepa.preproc.scan_files import write_scan
 
@@ -121,21 +123,25 @@ def _measure(folder: Path, scaling: str) -> dict[str, Any]:
 
 
 def _run(folder: Path, scaling: Any) -> None:
-    """The group stage on what is there; prints seconds, seconds of each pass, peak MB."""
+    """The group stage as the command runs it; prints seconds, seconds of each pass, peak MB."""
     started: list[tuple[str, float]] = []
     begin = time.perf_counter()
-    run_group(
-        _atlas(),
+    atlas, options = _atlas(), GroupOptions(scaling=scaling)
+    watch = CohortWatch(atlas.table)
+    result = run_group(
+        atlas,
         folder,
-        GroupOptions(scaling=scaling),
+        options,
         progress=lambda _: None,
         phase=lambda name, _: started.append((name, time.perf_counter())),
+        observer=watch,
     )
+    started.append(("report", time.perf_counter()))
+    write_report(folder, atlas, result, options, watch.summary, watch.qc_table())
     end = time.perf_counter()
     ends = [t for _, t in started[1:]] + [end]
     passes = {name: stop - start for (name, start), stop in zip(started, ends, strict=True)}
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": end - begin, "passes": passes, "peak_mb": peak_mb}))
+    print(json.dumps({"seconds": end - begin, "passes": passes, "peak_mb": peak_rss_mb()}))
 
 
 def _bytes(folder: Path, pattern: str) -> int:

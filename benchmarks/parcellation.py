@@ -21,6 +21,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from _memory import peak_rss_mb
 from isal import igzip
 
 from bjepa.preproc import extract_timeseries, load_atlas
@@ -53,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.one is not None:
         _contestants(args.folder, Path(args.one[1]))[args.one[0]]()
-        print(_high_water_mark())
+        print(peak_rss_mb())
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -108,12 +109,6 @@ def _by_nilearn(run: Path, atlas: Atlas) -> object:
         warnings.simplefilter("ignore")  # that images are resampled, which is what is measured
         masker = NiftiLabelsMasker(atlas.labels_img, standardize=None, resampling_target="labels")
         return masker.fit_transform(run)
-
-
-def _high_water_mark() -> int:
-    """Peak resident memory of this process, MB (ru_maxrss would remember the parent's)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def _peak_rss(contestant: str, folder: Path, case: Case) -> int:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bjepa.preproc.atlas import Atlas, load_atlas
 from bjepa.preproc.censoring import put_back, read_outliers
+from bjepa.preproc.cifti import read_ptseries
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.extract import RegionalScan
 from bjepa.preproc.number_tables import Table, read_table, table_suffix
@@ -85,7 +86,8 @@ class _Columns:
 
 def _regions_of(path: Path, atlas: Atlas, layout: SeriesLayout, *, n_declared: int) -> _Columns:
     if path.name.endswith(".ptseries.nii"):
-        found = _read_ptseries(path)
+        values, names_of_parcels, t_r = read_ptseries(path)
+        found = _Columns(path, values.astype(np.float64), names_of_parcels, t_r)
     else:
         table = read_table(path, variable=_variable(path, layout), known_names=_SERIES_NAMES)
         found = _oriented(table, path, atlas, layout, n_declared)
@@ -105,24 +107,6 @@ def _regions_of(path: Path, atlas: Atlas, layout: SeriesLayout, *, n_declared: i
 def _variable(path: Path, layout: SeriesLayout) -> str | None:
     """Tables of text and .npy have no variables; given for a folder of both kinds, it is of the others."""
     return layout.variable if table_suffix(path) in (".npz", ".mat", ".h5") else None
-
-
-def _read_ptseries(path: Path) -> _Columns:
-    import nibabel as nib
-    from nibabel.cifti2 import Cifti2Image, ParcelsAxis, SeriesAxis
-
-    try:
-        image = nib.load(path)
-        axes = [image.header.get_axis(n) for n in range(2)] if isinstance(image, Cifti2Image) else []
-        if len(axes) != 2 or not isinstance(axes[0], SeriesAxis) or not isinstance(axes[1], ParcelsAxis):
-            raise InputError(f"{path} is no CIFTI-2 file of parcels over time (ptseries).")
-        values = np.asarray(image.dataobj, dtype=np.float64)
-    except InputError:
-        raise
-    except Exception as error:  # nibabel raises many kinds for a broken file
-        raise InputError(f"{path} cannot be read ({error}).") from error
-    t_r = float(axes[0].step) if axes[0].unit == "SECOND" else None
-    return _Columns(path, values, [str(name) for name in axes[1].name], t_r)
 
 
 def _oriented(table: Table, path: Path, atlas: Atlas, layout: SeriesLayout, n_declared: int) -> _Columns:

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from bjepa.cli.preprocess import main
 from bjepa.preproc import ShardReader, load_atlas
 from bjepa.preproc.files import sha256_of_file
-from bjepa.preproc.published_tables import schaefer_table
+from bjepa.preproc.published_tables import schaefer_table, tian_table
 
 SHAPE, AFFINE = (9, 11, 7), np.array([[-3.0, 0, 0, 12], [0, 3.5, 0, -14], [0, 0, 4.0, -9], [0, 0, 0, 1]])
 N_ROIS, N_SCANS = 5, 3
@@ -87,6 +87,39 @@ def test_round_trip_through_the_xcpd_layout(bold: Path, own: list[str], tmp_path
         assert_allclose(there, here, rtol=1e-6)
     assert one.scans["t_r"] == two.scans["t_r"]
     assert one.scans["participant_id"] == two.scans["participant_id"]
+
+
+def test_xcpd_tree_of_two_atlases_becomes_the_450_regions(tmp_path: Path) -> None:
+    """Schaefer-400 out of 4S456 (7-network names, shuffled) beside Tian, by name; n/a is missing."""
+    tian, schaefer = tian_table()["name"], schaefer_table("17networks")
+    names7 = schaefer_table("7networks").set_index("label_17networks")["name"]
+    planted = {name: 1000.0 + k for k, name in enumerate(tian)}
+    planted |= {names7[k].removeprefix("7Networks_"): 1050.0 + k - 1 for k in schaefer["index"]}
+    others = {f"LH-other{k}": -1.0 for k in range(56)}
+    wave = np.random.default_rng(3).normal(0, 1, 31)
+
+    root = tmp_path / "xcp_d"
+    func = root / "sub-7/func"
+    func.mkdir(parents=True)
+    description = {"Name": "XCP-D", "DatasetType": "derivative", "GeneratedBy": [{"Name": "xcp_d"}]}
+    (root / "dataset_description.json").write_text(json.dumps(description))
+    for run, gone in (("1", None), ("2", "HIP-head-m-rh")):
+        stem = f"sub-7_task-rest_run-{run}_space-MNI152NLin6Asym"
+        for seg, names in (("Tian", list(tian)), ("4S456Parcels", [*list(planted)[50:], *others])):
+            shuffled = np.random.default_rng(int(run)).permutation(names)
+            columns = {name: (planted | others)[name] + wave for name in shuffled}
+            if gone in columns:
+                columns[gone] = np.full(31, np.nan)
+            path = func / f"{stem}_seg-{seg}_stat-mean_timeseries.tsv"
+            pd.DataFrame(columns).to_csv(path, sep="\t", index=False, na_rep="n/a")
+            path.with_suffix(".json").write_text('{"RepetitionTime": 0.8}')
+    _run(root, tmp_path / "out", "--scaling", "none", "--resample", "none")
+    reader = ShardReader(tmp_path / "out")
+    assert reader.scans["run"] == ["1", "2"] and reader.scans["t_r"] == [0.8, 0.8] and reader.n_rois == 450
+    assert_allclose(reader[0], 1000 + np.arange(450) + wave[:, None], rtol=1e-6)
+    assert np.flatnonzero(~reader.valid[1]).tolist() == [0]
+    assert_allclose(reader[1][:, 1:], reader[0][:, 1:], rtol=1e-6)
+    _run(root, tmp_path / "twice", "--confounds", "simple", expect=2)  # denoised already
 
 
 def test_surface_series_of_91k_grayordinates(shared: Path, tmp_path: Path) -> None:
