@@ -23,9 +23,8 @@ import pandas as pd
 from _memory import peak_rss_mb
 
 from bjepa.preproc.atlas import Atlas
-from bjepa.preproc.cohort import CohortWatch
 from bjepa.preproc.group_stage import GroupOptions, run_group
-from bjepa.preproc.report import write_report
+from bjepa.preproc.report import CohortWatch, write_report
 from bjepa.preproc.scaling import SCALING_METHODS
 from bjepa.preproc.scan_files import write_scan
 

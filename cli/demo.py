@@ -155,8 +155,8 @@ def _step(title: str, *words: object) -> Step:
 def _simulate(folder: Path, *, n_participants: int, seed: int) -> None:
     from tqdm import tqdm
 
-    from bjepa.preproc.demo_atlas import build_demo_atlas, write_demo_atlas
-    from bjepa.preproc.demo_cohort import write_cohort
+    from bjepa.preproc.demo.atlas import build_demo_atlas, write_demo_atlas
+    from bjepa.preproc.demo.cohort import write_cohort
 
     atlas = build_demo_atlas()
     write_demo_atlas(atlas, folder / "atlas")

@@ -77,8 +77,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _filter(args: argparse.Namespace) -> "ScanFilter":
-    from bjepa.preproc.bids import read_bids_filter
     from bjepa.preproc.inputs import ScanFilter
+    from bjepa.preproc.inputs.bids import read_bids_filter
 
     return ScanFilter(
         participant_label=args.participant_label,
@@ -216,10 +216,9 @@ def _participant_stage(
 def _group_stage(args: argparse.Namespace, atlas: "Atlas", options: "GroupOptions") -> None:
     """Scaling, shards, tables, report and exports, from what the participant stage has made."""
     from bjepa.cli._progress import PhaseBar
-    from bjepa.preproc.cohort import CohortWatch
     from bjepa.preproc.exports import write_exports
     from bjepa.preproc.group_stage import run_group
-    from bjepa.preproc.report import write_report
+    from bjepa.preproc.report import CohortWatch, write_report
 
     watch = CohortWatch(atlas.table)
     with PhaseBar() as bar:

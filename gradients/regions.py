@@ -109,7 +109,7 @@ def read_regions(folder: Path, *, n_rois: int, atlas_sha256: str) -> Regions:
 def _find_volume(reader: ShardReader, atlas_dir: Path) -> Any:
     """The published label volume whose hash is that of the shards, None (and a warning) if there is none."""
     from bjepa.preproc.atlas import load_atlas
-    from bjepa.preproc.atlas_files import SPACES
+    from bjepa.preproc.atlas.files import SPACES
 
     for space in SPACES:
         try:

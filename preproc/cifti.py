@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from bjepa.preproc.atlas import Atlas
-from bjepa.preproc.dlabel import axis_kinds, load_cifti
+from bjepa.preproc.atlas.dlabel import axis_kinds, load_cifti
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.extract import RegionalScan
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas, save_atlas
+from bjepa.preproc.atlas.spaces import check_grid_in_space
 from bjepa.preproc.censoring import read_motion, read_outliers
 from bjepa.preproc.clean import (
     Cleaned,
@@ -29,16 +30,14 @@ from bjepa.preproc.engines import run_everywhere
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.extract import RegionalScan
 from bjepa.preproc.files import sha256_of_file, sha256_of_json, sweep_leftovers
-from bjepa.preproc.qc import scan_qc
+from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.read_scan import read_header, read_regions
 from bjepa.preproc.repetition_time import decide_t_r
+from bjepa.preproc.report import draw_scan_picture, scan_qc
 from bjepa.preproc.scan_files import Failure, picture_path, scan_stem
-from bjepa.preproc.scan_picture import draw_scan_picture
-from bjepa.preproc.scan_source import ScanSource
 from bjepa.preproc.series_tables import SeriesLayout
 from bjepa.preproc.shards import SCAN_COLUMNS
 from bjepa.preproc.software import software_versions
-from bjepa.preproc.spaces import check_grid_in_space
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from bjepa.preproc.atlas import Atlas
 from bjepa.preproc.censoring import put_back, read_outliers
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.extract import RegionalScan, extract_timeseries
-from bjepa.preproc.scan_source import ScanSource
+from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.series_tables import SeriesLayout, read_series
 from bjepa.preproc.stream import open_bold
 

@@ -3,7 +3,7 @@
 import logging
 
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.scan_source import ScanSource
+from bjepa.preproc.inputs import ScanSource
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import bjepa
-from bjepa.preproc.bids import clean_label
 from bjepa.preproc.files import write_aside, write_json, write_text
-from bjepa.preproc.scan_source import ScanSource
+from bjepa.preproc.inputs import ScanSource
+from bjepa.preproc.inputs.bids import clean_label
 
 _FAILURES = Path("work") / "failures"
 

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.preproc.atlas import Atlas, load_atlas
+from bjepa.preproc.atlas.region_names import RegionNumbers, region_numbers
 from bjepa.preproc.censoring import put_back, read_outliers
 from bjepa.preproc.cifti import read_ptseries
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.extract import RegionalScan
+from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.number_tables import Table, read_table, table_suffix
-from bjepa.preproc.region_names import RegionNumbers, region_numbers
-from bjepa.preproc.scan_source import ScanSource
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bjepa.preproc.published_tables import schaefer_table, tian_table
-from bjepa.preproc.region_names import region_numbers
+from bjepa.preproc.atlas.published import schaefer_table, tian_table
+from bjepa.preproc.atlas.region_names import region_numbers
 
 Order = Literal["17networks", "7networks"]
 

@@ -19,9 +19,9 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 import bjepa
-from bjepa.preproc.bids import clean_label
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_json, write_text
+from bjepa.preproc.inputs.bids import clean_label
 from bjepa.preproc.scan_records import ScanRecord
 
 _AFTER_SEG = ("res", "den")  # entities that BIDS puts between seg- and stat-

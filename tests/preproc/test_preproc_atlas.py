@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bjepa.preproc import InputError, atlas_files, load_atlas
+from bjepa.preproc import InputError, load_atlas
 from bjepa.preproc.atlas import TABLE_COLUMNS, save_atlas
-from bjepa.preproc.atlas_order import CENTRE_TOLERANCE_MM
-from bjepa.preproc.published_tables import downloads, schaefer_table, tian_table
-from bjepa.preproc.spaces import check_grid_in_space
+from bjepa.preproc.atlas import files as atlas_files
+from bjepa.preproc.atlas.order import CENTRE_TOLERANCE_MM
+from bjepa.preproc.atlas.published import downloads, schaefer_table, tian_table
+from bjepa.preproc.atlas.spaces import check_grid_in_space
 
 SCHAEFER = "schaefer/Schaefer2018_400Parcels_{}Networks_order_FSLMNI152_2mm.nii.gz"
 TIAN = "tian/Tian_Subcortex_S3_3T.nii.gz"

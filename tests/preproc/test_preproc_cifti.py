@@ -12,8 +12,8 @@ from nibabel.cifti2 import BrainModelAxis, LabelAxis, ParcelsAxis, ScalarAxis, S
 
 from bjepa.preproc import Atlas, InputError, cifti, load_atlas
 from bjepa.preproc.atlas import save_atlas
+from bjepa.preproc.atlas.published import schaefer_names, schaefer_table, tian_table
 from bjepa.preproc.cifti import extract_dtseries, read_ptseries
-from bjepa.preproc.published_tables import schaefer_names, schaefer_table, tian_table
 
 NAME = "tian-s3+schaefer-400"
 FILE = "combined/Schaefer2018_400Parcels_17Networks_order_Tian_Subcortex_S3.dlabel.nii"

@@ -18,8 +18,8 @@ from scipy.stats import zscore
 
 from bjepa.cli.preprocess import main
 from bjepa.preproc import InputError
+from bjepa.preproc.atlas.published import schaefer_table, tian_table
 from bjepa.preproc.exports import EXPORT_KINDS, check_exports, write_exports
-from bjepa.preproc.published_tables import schaefer_table, tian_table
 from bjepa.preproc.scan_records import ScanRecord, read_records, scan_paths
 
 SHAPE, SPACE = (9, 11, 7), "MNI152NLin6Asym"  # 693 voxels, one a region
@@ -35,7 +35,7 @@ CENSORED = {"sub-01_ses-b_task-rest": [4, 9]}
 
 def _published(name: str) -> pd.DataFrame:
     """The shipped tables as files: what our code makes of them is not used here."""
-    text = (files("bjepa.preproc") / "tables" / f"{name}.tsv").read_text()
+    text = (files("bjepa.preproc.atlas") / "tables" / f"{name}.tsv").read_text()
     return pd.DataFrame(
         [line.split("\t") for line in text.splitlines()[1:]], columns=text.split("\n")[0].split("\t")
     )

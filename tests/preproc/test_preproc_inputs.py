@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bjepa.preproc import InputError
-from bjepa.preproc.bids import Tree, parse_name, read_bids_filter
 from bjepa.preproc.inputs import Dataset, ScanFilter, find_scans
+from bjepa.preproc.inputs.bids import Tree, parse_name, read_bids_filter
 from bjepa.preproc.participants import read_participant_list
 
 ALL = ScanFilter()

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
-from bjepa.preproc.cohort import ALL_METRICS, CohortSummary, CohortWatch, find_outliers
-from bjepa.preproc.qc import METRICS, regional_dvars, scan_qc, spike_limit
+from bjepa.preproc.report.cohort import ALL_METRICS, CohortSummary, CohortWatch, find_outliers
+from bjepa.preproc.report.qc import METRICS, regional_dvars, scan_qc, spike_limit
 
 T, DROPPED, R = 90, 4, 11
 T_R = 0.8

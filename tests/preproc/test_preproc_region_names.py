@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bjepa.preproc.published_tables import (
+from bjepa.preproc.atlas.published import (
     ORDERS,
     SCHAEFER_SIZES,
     TIAN_SCALES,
@@ -12,7 +12,7 @@ from bjepa.preproc.published_tables import (
     schaefer_table,
     tian_table,
 )
-from bjepa.preproc.region_names import region_numbers
+from bjepa.preproc.atlas.region_names import region_numbers
 
 RNG = np.random.default_rng(0)
 

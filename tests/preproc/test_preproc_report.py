@@ -22,17 +22,17 @@ from PIL import Image
 
 from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas
-from bjepa.preproc.atlas_view import label_plane, plane_positions, region_groups, region_order
-from bjepa.preproc.cohort import CohortWatch, Outlier
 from bjepa.preproc.extract import MeanImage
 from bjepa.preproc.group_stage import GroupOptions, GroupResult
 from bjepa.preproc.inputs import ScanSource
-from bjepa.preproc.qc import METRICS, scan_qc
-from bjepa.preproc.report import short_names, write_report
-from bjepa.preproc.report_figures import histogram, number
+from bjepa.preproc.report.atlas_view import label_plane, plane_positions, region_groups, region_order
+from bjepa.preproc.report.cohort import CohortWatch, Outlier
+from bjepa.preproc.report.figures import histogram, number
+from bjepa.preproc.report.page import short_names, write_report
+from bjepa.preproc.report.qc import METRICS, scan_qc
+from bjepa.preproc.report.scan_picture import HEIGHT, WIDTH, draw_scan_picture
 from bjepa.preproc.scaling import Scaling
 from bjepa.preproc.scan_files import Failure
-from bjepa.preproc.scan_picture import HEIGHT, WIDTH, draw_scan_picture
 
 R, T = 9, 37
 SHAPE = (13, 11, 12)

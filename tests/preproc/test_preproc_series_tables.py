@@ -17,9 +17,9 @@ from scipy.io import savemat
 
 from bjepa.preproc import InputError
 from bjepa.preproc.atlas import Atlas, load_atlas
+from bjepa.preproc.atlas.published import schaefer_table
 from bjepa.preproc.inputs import ScanFilter, ScanSource, find_scans
 from bjepa.preproc.number_tables import read_table
-from bjepa.preproc.published_tables import schaefer_table
 from bjepa.preproc.series_tables import SeriesLayout, read_series
 
 Array = NDArray[np.float64]

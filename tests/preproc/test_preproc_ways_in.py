@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose
 
 from bjepa.cli.preprocess import main
 from bjepa.preproc import ShardReader, load_atlas
+from bjepa.preproc.atlas.published import schaefer_table, tian_table
 from bjepa.preproc.files import sha256_of_file
-from bjepa.preproc.published_tables import schaefer_table, tian_table
 
 SHAPE, AFFINE = (9, 11, 7), np.array([[-3.0, 0, 0, 12], [0, 3.5, 0, -14], [0, 0, 4.0, -9], [0, 0, 0, 1]])
 N_ROIS, N_SCANS = 5, 3

@@ -13,11 +13,12 @@ from nilearn.maskers import NiftiLabelsMasker
 from numpy.testing import assert_allclose
 from scipy.linalg import expm
 
-from bjepa.preproc import demo_atlas, demo_cohort, simulate
-from bjepa.preproc.demo_atlas import DemoAtlas, build_demo_atlas, demo_table, write_demo_atlas
-from bjepa.preproc.demo_cohort import write_cohort
-from bjepa.preproc.errors import InputError
-from bjepa.preproc.simulate import (
+from bjepa.preproc.demo import atlas as demo_atlas
+from bjepa.preproc.demo import cohort as demo_cohort
+from bjepa.preproc.demo import simulate
+from bjepa.preproc.demo.atlas import DemoAtlas, build_demo_atlas, demo_table, write_demo_atlas
+from bjepa.preproc.demo.cohort import write_cohort
+from bjepa.preproc.demo.simulate import (
     Participant,
     Population,
     draw_participant,
@@ -26,6 +27,7 @@ from bjepa.preproc.simulate import (
     participant_root,
     simulate_series,
 )
+from bjepa.preproc.errors import InputError
 
 UPPER = np.triu_indices(450, 1)
 

@@ -16,11 +16,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bjepa.preproc.bids import NATIVE_SPACES, BidsName, Tree, clean_label, parse_name, passes, read_json
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.known_tables import XCPD, tables_of_parts
-from bjepa.preproc.scan_names import scan_of_name, stem_of, with_t_r
-from bjepa.preproc.scan_source import Dataset, ScanFilter, ScanSource
+from bjepa.preproc.inputs.bids import (
+    NATIVE_SPACES,
+    BidsName,
+    Tree,
+    clean_label,
+    parse_name,
+    passes,
+    read_json,
+)
+from bjepa.preproc.inputs.known_tables import XCPD, tables_of_parts
+from bjepa.preproc.inputs.names import scan_of_name, stem_of, with_t_r
+from bjepa.preproc.inputs.source import Dataset, ScanFilter, ScanSource
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,12 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from bjepa.preproc import report_figures, scan_files
+from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas
-from bjepa.preproc.cohort import ALL_METRICS, LEAST_SCANS, CohortSummary, Outlier, find_outliers
 from bjepa.preproc.group_stage import GroupOptions, GroupResult
 from bjepa.preproc.html import write_page
+from bjepa.preproc.report import figures as report_figures
+from bjepa.preproc.report.cohort import ALL_METRICS, LEAST_SCANS, CohortSummary, Outlier, find_outliers
 from bjepa.preproc.scan_files import Failure
 
 PICTURE_BUDGET = 40 << 20  # bytes of base64 in the page: some 1,200 scans; a page of 60 MB opens in 2 s

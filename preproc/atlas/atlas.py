@@ -7,7 +7,7 @@ regions by label. An atlas is a volume, or labels of CIFTI grayordinates, or its
 are regional already).
 
 The 7- and the 17-network files of a Schaefer size hold the same parcels under other numbers, and file names
-are often wrong, so the order is proven by content (atlas_order, dlabel). Labels in the other order are
+are often wrong, so the order is proven by content (order.py, dlabel.py). Labels in the other order are
 renumbered; a file that fits neither is refused. docs/atlases.md says what can be detected and what cannot.
 """
 
@@ -25,19 +25,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bjepa.preproc import atlas_files, dlabel
-from bjepa.preproc.atlas_files import SPACES, PublishedVolume
-from bjepa.preproc.atlas_order import Numbering, centres_of, prove_order, region_centres
-from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_aside, write_json, write_text
-from bjepa.preproc.own_atlas import NO_VALUE, own_dlabel, own_table, own_volume
-from bjepa.preproc.published_tables import (
+from bjepa.preproc.atlas import dlabel
+from bjepa.preproc.atlas import files as atlas_files
+from bjepa.preproc.atlas.files import SPACES, PublishedVolume
+from bjepa.preproc.atlas.order import Numbering, centres_of, prove_order, region_centres
+from bjepa.preproc.atlas.own import NO_VALUE, own_dlabel, own_table, own_volume
+from bjepa.preproc.atlas.published import (
     REGION_COLUMNS,
     SCHAEFER_SIZES,
     schaefer_table,
     schaefer_vertices,
     tian_table,
 )
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.files import write_aside, write_json, write_text
 
 log = logging.getLogger(__name__)
 

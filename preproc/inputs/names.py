@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bjepa.preproc.bids import ENTITIES, clean_label, parse_name, t_r_of
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.inputs.bids import ENTITIES, clean_label, parse_name, t_r_of
+from bjepa.preproc.inputs.source import Kind, ScanSource
 from bjepa.preproc.number_tables import table_suffix
-from bjepa.preproc.scan_source import Kind, ScanSource
 
 IMAGE_SUFFIXES = (".dtseries.nii", ".ptseries.nii", ".nii", ".nii.gz")
 _PARCELLATION = ("seg", "atlas", "stat", "den")  # say what a table holds, not whose it is

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bjepa.preproc.published_tables import SCHAEFER_SIZES, schaefer_names
+from bjepa.preproc.atlas.published import SCHAEFER_SIZES, schaefer_names
 
 _PREFIX = re.compile(r"^(7|17)networks_")
 _NETWORKS = "vis|sommot|dorsattn|salventattn|limbic|cont|default|temppar"

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.preproc.atlas import Atlas
-from bjepa.preproc.atlas_view import (
+from bjepa.preproc.files import write_aside
+from bjepa.preproc.report.atlas_view import (
     fc_channels,
     has_volume,
     label_plane,
@@ -31,8 +32,7 @@ from bjepa.preproc.atlas_view import (
     region_order,
     voxels_at,
 )
-from bjepa.preproc.files import write_aside
-from bjepa.preproc.qc import FD_LIMIT, regional_dvars
+from bjepa.preproc.report.qc import FD_LIMIT, regional_dvars
 
 if TYPE_CHECKING:
     from bjepa.preproc.extract import MeanImage

@@ -15,15 +15,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bjepa.preproc import ukb
-from bjepa.preproc.bids import Tree, parse_name, passes
-from bjepa.preproc.derivatives import refuse_the_same_run_twice, scans_of_derivative
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.manifest import scans_of_manifest
+from bjepa.preproc.inputs import ukb
+from bjepa.preproc.inputs.bids import Tree, parse_name, passes
+from bjepa.preproc.inputs.derivatives import refuse_the_same_run_twice, scans_of_derivative
+from bjepa.preproc.inputs.manifest import scans_of_manifest
+from bjepa.preproc.inputs.names import kind_of, scan_of_name, stem_of, with_t_r
+from bjepa.preproc.inputs.source import Dataset, Kind, ScanFilter, ScanSource
 from bjepa.preproc.number_tables import SUFFIXES as TABLE_SUFFIXES
 from bjepa.preproc.participants import bare_id, read_participant_list
-from bjepa.preproc.scan_names import kind_of, scan_of_name, stem_of, with_t_r
-from bjepa.preproc.scan_source import Dataset, Kind, ScanFilter, ScanSource
 
 __all__ = ["Dataset", "Kind", "ScanFilter", "ScanSource", "find_scans"]
 

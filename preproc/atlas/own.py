@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bjepa.preproc import atlas_files
-from bjepa.preproc.atlas_order import region_centres
-from bjepa.preproc.dlabel import SPACE, Dlabel, read_dlabel
+from bjepa.preproc.atlas import files as atlas_files
+from bjepa.preproc.atlas.dlabel import SPACE, Dlabel, read_dlabel
+from bjepa.preproc.atlas.order import region_centres
 from bjepa.preproc.errors import InputError
 
 log = logging.getLogger(__name__)

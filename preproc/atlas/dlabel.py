@@ -19,11 +19,11 @@ import pandas as pd
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
-from bjepa.preproc.atlas_files import checked_folder, combined_parts, download, is_named, source_of
-from bjepa.preproc.atlas_order import Numbering, prove_order
+from bjepa.preproc.atlas.files import checked_folder, combined_parts, download, is_named, source_of
+from bjepa.preproc.atlas.order import Numbering, prove_order
+from bjepa.preproc.atlas.published import downloads
+from bjepa.preproc.atlas.region_names import region_numbers
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.published_tables import downloads
-from bjepa.preproc.region_names import region_numbers
 
 log = logging.getLogger(__name__)
 

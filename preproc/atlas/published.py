@@ -75,5 +75,5 @@ def _read(name: str) -> pd.DataFrame:
 
 @functools.cache
 def _read_once(name: str) -> pd.DataFrame:
-    with (files("bjepa.preproc") / "tables" / f"{name}.tsv").open() as stream:
+    with (files("bjepa.preproc.atlas") / "tables" / f"{name}.tsv").open() as stream:
         return pd.read_csv(stream, sep="\t", keep_default_na=False)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bjepa.preproc.qc import METRICS, Metric
+from bjepa.preproc.report.qc import METRICS, Metric
 
 LEAST_SCANS = 10  # fewer have neither a distribution to be odd in nor a QC-FC
 ROBUST_Z = 3.5  # Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bjepa
-from bjepa.preproc.demo_atlas import N_ROIS, SPACE, DemoAtlas
-from bjepa.preproc.files import write_aside, write_json, write_text
-from bjepa.preproc.simulate import (
+from bjepa.preproc.demo.atlas import N_ROIS, SPACE, DemoAtlas
+from bjepa.preproc.demo.simulate import (
     AGE_EFFECT,
     SEX_EFFECT,
     Participant,
@@ -28,6 +27,7 @@ from bjepa.preproc.simulate import (
     simulate_series,
     voxel_generator,
 )
+from bjepa.preproc.files import write_aside, write_json, write_text
 
 BASE_INTENSITY = 10_000.0  # as fMRIPrep and FSL scale a run
 FLUCTUATION = 0.02  # of the level, at gain 1

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bjepa.preproc.atlas import Atlas
-from bjepa.preproc.atlas_view import (
+from bjepa.preproc.report.atlas_view import (
     fc_picture,
     has_volume,
     label_plane,
@@ -23,8 +23,8 @@ from bjepa.preproc.atlas_view import (
     region_groups,
     region_order,
 )
-from bjepa.preproc.cohort import Outlier, QcFc
-from bjepa.preproc.qc import Metric
+from bjepa.preproc.report.cohort import Outlier, QcFc
+from bjepa.preproc.report.qc import Metric
 
 N_BINS = 32
 _NAMED_DOTS = 40  # outliers that get a dot in their histogram; the worst first

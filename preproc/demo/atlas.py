@@ -98,7 +98,7 @@ def demo_table() -> Any:
     """
     import pandas as pd
 
-    from bjepa.preproc.published_tables import schaefer_table, tian_table
+    from bjepa.preproc.atlas.published import schaefer_table, tian_table
 
     subcortex = tian_table().assign(label_7networks=0)
     cortex = schaefer_table("17networks").drop(columns="label_17networks")

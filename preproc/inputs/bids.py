@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.scan_source import BidsFilter
+from bjepa.preproc.inputs.source import BidsFilter
 
 # in BIDS order; `desc-preproc` is what every fMRIPrep BOLD file says, so it is left out of names
 ENTITIES = (

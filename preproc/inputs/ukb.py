@@ -10,10 +10,10 @@ ICA-FIX cleaned data in native space; means are kept.
 import re
 from pathlib import Path
 
-from bjepa.preproc.bids import Tree, clean_label
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.known_tables import UKB, tables_of_parts
-from bjepa.preproc.scan_source import ScanFilter, ScanSource
+from bjepa.preproc.inputs.bids import Tree, clean_label
+from bjepa.preproc.inputs.known_tables import UKB, tables_of_parts
+from bjepa.preproc.inputs.source import ScanFilter, ScanSource
 
 # s; resting state, all instances: UK Biobank Brain Imaging Documentation, "Resting-state functional MRI"
 # (490 frames of 0.735 s, multiband 8). --t-r overrules it.

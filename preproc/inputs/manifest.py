@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from bjepa.preproc.bids import Tree, clean_label
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.inputs.bids import Tree, clean_label
+from bjepa.preproc.inputs.names import kind_of, scan_of_name, with_t_r
+from bjepa.preproc.inputs.source import ScanSource
 from bjepa.preproc.participants import bare_id
-from bjepa.preproc.scan_names import kind_of, scan_of_name, with_t_r
-from bjepa.preproc.scan_source import ScanSource
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import numpy as np
 from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from bjepa.preproc.atlas.published import downloads
+from bjepa.preproc.atlas.spaces import SPACES, grid_mismatch
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sha256_of_file
-from bjepa.preproc.published_tables import downloads
-from bjepa.preproc.spaces import SPACES, grid_mismatch
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The demo's atlas and cohort: simulated, with a known truth, offline."""
