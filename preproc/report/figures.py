@@ -138,12 +138,22 @@ def region_scatter(
         )
     }
     places = []
-    for position in np.linspace(low, high, 5)[1:-1]:
-        value = 10**position if logarithmic else position
-        told = f"{float(f'{value:.3g}'):g}"  # 11700, not 1.17e+04
+    for value in _round_values(low, high, logarithmic=logarithmic):
+        position = np.log10(value) if logarithmic else value
+        told = f"{float(f'{value:.4g}'):g}"  # 11700, not 1.17e+04
         places.append((round(height - (position - low) / (high - low) * height, 1), told))
     lines = [round(height - (e - low) / (high - low) * height, 1) for e in extra]
     return Scatter(dots, Ticks(places), lines, width, height)
+
+
+def _round_values(low: float, high: float, *, logarithmic: bool) -> list[float]:
+    """Round numbers between two ends (of the logarithm, if so), for an axis."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    first, last = (10**low, 10**high) if logarithmic else (low, high)
+    wide = logarithmic and last / first > 10
+    locator = LogLocator(subs=(1.0, 3.0)) if wide else MaxNLocator(4, steps=[1, 2, 5, 10])
+    return [float(value) for value in locator.tick_values(first, last) if first <= value <= last]
 
 
 @dataclass(frozen=True)
