@@ -169,7 +169,8 @@ def _add_cleaning(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--normalise-mean",
         action="store_true",
-        help="divide each scan by its mean over regions and multiply by 10,000 (removes scanner gain)",
+        help="multiply each scan by one factor that makes the median of its regional means 10,000 "
+        "(removes scanner gain)",
     )
 
 

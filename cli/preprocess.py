@@ -23,7 +23,7 @@ log = logging.getLogger(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, return the exit status."""
     p = parser()
-    args = p.parse_args(argv)
+    args = p.parse_intermixed_args(argv)  # INPUT, OUTPUT and stage may stand between options
     if args.check is None and (args.input is None or args.output is None):
         p.error("the arguments INPUT and OUTPUT are required (or --check OUTPUT)")
     if args.check is not None and args.input is not None:

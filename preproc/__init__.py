@@ -5,7 +5,8 @@ The way of a scan, and where to look for each step:
     inputs/     what was given, as a list of scans: fMRIPrep, XCP-D, folders, tables, UK Biobank, manifests
     atlas/      which labels, in which order, and how that is proven
     participant_stage.py, one scan:
-        read_scan.py     volume: stream.py, operator.py, extract.py; surface: cifti.py; table: series_tables.py
+        read_scan.py     volume: stream.py, operator.py, extract.py; surface: cifti.py;
+                         table: series_tables.py, number_tables.py
         clean.py         with strategies.py, confounds.py, censoring.py
         report/          qc.py (numbers) and scan_picture.py (the picture)
         scan_files.py    its two files, whole or absent

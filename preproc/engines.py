@@ -1,11 +1,14 @@
 """Many scans at once: processes of this machine (joblib), or the workers of a Dask cluster.
 
 Both call one function on every item and give back the results as they come, in any order. What is written
-does not depend on the engine: scans are independent, and every file appears whole.
+does not depend on the engine: scans are independent, and every file appears whole. What a worker logs is sent
+back with its result and told here, under the log's own settings, which workers do not have.
 """
 
 import contextlib
 import logging
+import logging.handlers
+import queue
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -37,6 +40,16 @@ def run_everywhere(
     InputError
         dask.distributed is not installed; no scheduler at the address.
     """
+    logged = _Logged(function, logging.getLogger(_ROOT).getEffectiveLevel())
+    for result, records in _run(logged, items, shared, n_jobs, dask):
+        for record in records:
+            logging.getLogger(record.name).handle(record)
+        yield result
+
+
+def _run(
+    function: Callable[..., Any], items: Sequence[Any], shared: tuple[Any, ...], n_jobs: int, dask: str | None
+) -> Iterator[Any]:
     if dask is None:
         from joblib import Parallel, delayed
 
@@ -51,6 +64,31 @@ def run_everywhere(
         for future in as_completed(futures):
             yield future.result()
             future.release()
+
+
+_ROOT = "bjepa"  # the logger above all of ours
+
+
+class _Logged:
+    """A function that returns its result and the log records it made, wherever it runs."""
+
+    def __init__(self, function: Callable[..., Any], level: int) -> None:
+        self.function, self.level = function, level
+
+    def __call__(self, *args: Any) -> tuple[Any, list[logging.LogRecord]]:
+        logger, records = logging.getLogger(_ROOT), queue.SimpleQueue[logging.LogRecord]()
+        handler = logging.handlers.QueueHandler(records)  # makes records fit to be pickled
+        before = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(self.level)
+        logger.propagate = False
+        try:
+            result = self.function(*args)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before[0])
+            logger.propagate = before[1]
+        return result, [records.get() for _ in range(records.qsize())]
 
 
 @contextlib.contextmanager

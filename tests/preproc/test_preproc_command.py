@@ -301,6 +301,12 @@ def test_space_must_be_known_and_one(bold: Path, tmp_path: Path, capsys: pytest.
     assert "several spaces" in capsys.readouterr().err
 
 
+def test_arguments_may_stand_between_options(bold: Path, tmp_path: Path, atlas_options: list[str]) -> None:
+    first, second = atlas_options[:2], atlas_options[2:]
+    assert _run(*first, bold, *second, tmp_path / "out", "--phases", "first", "participant") == 0
+    assert not (tmp_path / "out/shards").exists() and list(tmp_path.glob("out/sub-*"))
+
+
 def test_usage_errors_exit_2(tmp_path: Path) -> None:
     for argv in (
         ["--t-r", "0"],

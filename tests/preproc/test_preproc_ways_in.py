@@ -67,6 +67,20 @@ def test_dask_gives_the_bytes_of_one_process(bold: Path, own: list[str], tmp_pat
         assert here.read_bytes() == there.read_bytes()
 
 
+@pytest.mark.parametrize("engine", [("1", ()), ("2", ()), ("1", ("--dask", "local"))])
+def test_what_workers_warn_of_is_told_like_the_rest(
+    bold: Path, own: list[str], tmp_path: Path, engine: tuple[str, tuple[str, ...]], capsys: Any
+) -> None:
+    """A sidecar that --t-r overrules is noticed in the worker, whose own log has no settings."""
+    jobs, more = engine
+    argv = [str(bold), str(tmp_path / "out"), *own, "--t-r", "1.7", "participant", "--n-jobs", jobs, *more]
+    assert main([*argv, "--log-level", "warning"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "sidecar says" in line]
+    assert len(told) == N_SCANS and all(line.startswith("bjepa-preprocess: WARNING: ") for line in told)
+    assert main([*argv, "--log-level", "error", "--overwrite"]) == 0
+    assert "sidecar says" not in capsys.readouterr().err
+
+
 def test_no_scheduler_at_the_address_is_told(
     bold: Path, own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
