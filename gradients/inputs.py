@@ -21,6 +21,7 @@ from bjepa.gradients.connectivity import fisher_z, mean_over_scans, scan_connect
 from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
 from bjepa.gradients.tables import MATRIX_NAMES, SERIES_NAMES, SUFFIXES, Table, read_table
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.number_tables import looks_transposed
 from bjepa.preproc.participants import bare_id, read_participant_list
 from bjepa.preproc.shards import FORMAT as SHARD_FORMAT
 from bjepa.preproc.shards import ShardReader
@@ -142,25 +143,6 @@ def _series(file: Path) -> NDArray[np.float64]:
             f"{file} is a connectivity matrix among time series.", hint="Give it alone, as INPUT."
         )
     return table.values
-
-
-def looks_transposed(values: NDArray[np.float64]) -> bool:
-    """Whether a table (T, R) is smoother along its columns than along its rows.
-
-    Lag-1 autocorrelation of real fMRI is 0.5 to 0.9 over frames and 0.2 to 0.5 over regions in atlas order,
-    always larger over frames; the margin of 0.2 keeps white noise from a false alarm.
-    """
-    return _smoothness(values.T) > _smoothness(values) + 0.2
-
-
-def _smoothness(values: NDArray[np.float64]) -> float:
-    """Mean lag-1 autocorrelation down the columns, of those that vary."""
-    varying = values[:, np.isfinite(values).all(axis=0)]
-    varying = varying[:, np.ptp(varying, axis=0) > 0]
-    if not varying.size:
-        return 0.0
-    centred = (varying - varying.mean(axis=0)) / varying.std(axis=0)
-    return float((centred[1:] * centred[:-1]).mean())
 
 
 def _series_files(folder: Path) -> list[Path]:

@@ -220,3 +220,30 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+# --- which axis is time? ------------------------------------------------------------------------------------
+
+
+def looks_transposed(values: NDArray[np.float64]) -> bool:
+    """Whether a table (T, R) is smoother along its columns than along its rows.
+
+    Lag-1 autocorrelation of real fMRI, levels removed, is 0.6 to 0.9 over frames and 0.3 to 0.6 over regions
+    in atlas order, always larger over frames; the margin of 0.1 keeps white noise from a false alarm.
+    """
+    numbers = values[~np.isnan(values).all(axis=1)]
+    numbers = numbers[:, np.isfinite(numbers).all(axis=0)]
+    if not numbers.size:
+        return False
+    numbers = numbers - numbers.mean(axis=0) - numbers.mean(axis=1, keepdims=True) + numbers.mean()
+    return _smoothness(numbers.T) > _smoothness(numbers) + 0.1
+
+
+def _smoothness(values: NDArray[np.float64]) -> float:
+    """Mean lag-1 autocorrelation down the columns, of those that vary (more than by rounding)."""
+    deviation = values.std(axis=0)
+    varying = values[:, deviation > 1e-9 * np.abs(values).max()]
+    if not varying.size:
+        return 0.0
+    centred = (varying - varying.mean(axis=0)) / varying.std(axis=0)
+    return float((centred[1:] * centred[:-1]).mean())

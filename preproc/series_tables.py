@@ -8,7 +8,8 @@ The columns are found, in this order:
                 order
 
 Which axis is time follows from names, from `layout.axis`, or from the number of regions; never from how
-smooth the data look. What fits two ways or none is refused.
+smooth the data look. What fits two ways or none is refused. A number of regions that the data contradict (100
+frames of another atlas are no 100 regions) is refused too.
 """
 
 import logging
@@ -26,7 +27,7 @@ from bjepa.preproc.cifti import read_ptseries
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.extract import RegionalScan
 from bjepa.preproc.inputs import ScanSource
-from bjepa.preproc.number_tables import Table, read_table, table_suffix
+from bjepa.preproc.number_tables import Table, looks_transposed, read_table, table_suffix
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,15 @@ def _axis_by_size(table: Table, path: Path, layout: SeriesLayout, n_declared: in
             f"{path} is a table of {n_rows} x {n_columns}; no axis has {regions}.",
             hint="Say with --series-atlas which regions it holds, with --series-columns which to take.",
         )
-    return "roi-by-time" if fits[0] else "time-by-roi"
+    axis: Axis = "roi-by-time" if fits[0] else "time-by-roi"
+    regions_last = table.values.T if axis == "roi-by-time" else table.values
+    if looks_transposed(regions_last if layout.columns is None else regions_last[:, : layout.columns[1]]):
+        raise InputError(
+            f"{path} is a table of {n_rows} x {n_columns}: by {regions} it is {axis}, but its values change "
+            "less from region to region than from frame to frame, as if the axes were exchanged.",
+            hint="Look at the table, and give --series-axis (or another --series-atlas).",
+        )
+    return axis
 
 
 def _is_connectivity(values: NDArray[np.float64]) -> bool:

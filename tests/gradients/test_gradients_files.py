@@ -10,9 +10,10 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from bjepa.gradients.atlas_io import load_gradients
-from bjepa.gradients.inputs import looks_transposed, read_connectivity
+from bjepa.gradients.inputs import read_connectivity
 from bjepa.gradients.tables import read_table
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.number_tables import looks_transposed
 
 Array = NDArray[np.float64]
 

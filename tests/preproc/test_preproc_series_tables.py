@@ -227,6 +227,26 @@ def test_refuses_shapes(
         read_series(_source(tmp_path / "x.npy"), atlas, layout)
 
 
+def test_a_number_of_regions_that_the_data_contradict_is_refused(tmp_path: Path, atlas: Atlas) -> None:
+    """100 frames of 90 regions of another atlas are not 100 regions of 90 frames."""
+    slow = np.random.default_rng(0).normal(size=(N, 90)).cumsum(axis=0)
+    np.save(tmp_path / "x.npy", slow + 1000)
+    with pytest.raises(InputError, match="as if the axes were exchanged"):
+        read_series(_source(tmp_path / "x.npy"), atlas, PLAIN)
+    np.save(tmp_path / "y.npy", np.random.default_rng(1).normal(size=(90, N)).cumsum(axis=0))
+    assert read_series(_source(tmp_path / "y.npy"), atlas, PLAIN).timeseries.shape == (90, N)
+
+
+@pytest.mark.parametrize("condition", ["condition1", "condition3"])
+def test_real_series_of_another_atlas_are_refused(
+    shared: Path, tmp_path: Path, atlas: Atlas, condition: str
+) -> None:
+    """AAL-90, 100 frames: the number of frames is that of Schaefer-100's regions."""
+    path = shared / "data/timeseries/psilocybin_aal90/sub-04_timeseries.npz"
+    with pytest.raises(InputError, match="as if the axes were exchanged"):
+        read_series(_source(path), atlas, SeriesLayout(variable=condition))
+
+
 def test_refuses_names_and_matrices(tmp_path: Path, atlas: Atlas, series: Array) -> None:
     np.save(tmp_path / "fc.npy", np.corrcoef(series.T))
     with pytest.raises(InputError, match="symmetric 100 x 100 matrix"):
