@@ -236,7 +236,15 @@ def _group_stage(args: argparse.Namespace, atlas: "Atlas", options: "GroupOption
                 args.output, atlas.table, args.export, result.scans, n_jobs=args.n_jobs, progress=bar.step
             )
             log.info("exported to %s.", ", ".join(map(str, written)))
-    write_report(args.output, atlas, result, options, watch.summary, watch.qc_table())
+    write_report(
+        args.output,
+        atlas,
+        result,
+        options,
+        watch.summary,
+        watch.qc_table(),
+        told_of_scans=watch.warnings.most_common(),
+    )
     log.info(
         "%d scans in %s; look at %s.",
         *(len(result.scans), args.output / "shards", args.output / "report.html"),

@@ -254,7 +254,7 @@ def _facts(
     warnings = list(cleaned.warnings)
     if scan.mean_image is not None:
         grid = check_grid_in_space(scan.mean_image.affine, scan.mean_image.data.shape, job.options.space)
-        warnings += [f"{source.path}: {grid}"] if grid else []
+        warnings += [grid] if grid else []
     for warning in warnings:
         log.warning("%s: %s", source.scan_id, warning)
     return {column: getattr(source, column) for column in SCAN_COLUMNS} | {

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bjepa.preproc.report.qc import METRICS, Metric
+from bjepa.preproc.report.reasons import Reasons
 
 LEAST_SCANS = 10  # fewer have neither a distribution to be odd in nor a QC-FC
 ROBUST_Z = 3.5  # Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers
@@ -250,6 +251,7 @@ class CohortWatch:
 
     def __init__(self, atlas_table: pd.DataFrame) -> None:
         self.summary = CohortSummary(atlas_table)
+        self.warnings = Reasons()  # what was warned of while the scans were done
         self._names = [metric.name for metric in ALL_METRICS]
         self._ids: list[str] = []
         self._numbers = array("d")  # one row of t_r and ALL_METRICS a scan
@@ -274,6 +276,7 @@ class CohortWatch:
         """Second pass, once the sums are complete: the scan is compared with all."""
         typical = self.summary.typicality(series, censored=censored)
         known = dict(facts.get("qc") or {}) | {"typicality": typical}
+        self.warnings.add(facts.get("warnings") or [])
         self._ids.append(str(facts["scan_id"]))
         row = [facts.get("t_r"), *(known.get(name) for name in self._names)]
         self._numbers.extend(np.nan if value is None else float(value) for value in row)

@@ -8,8 +8,7 @@ the blocks of JSON hold no `<`, and the script sets text, never HTML.
 
 import base64
 import json
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +22,7 @@ from bjepa.preproc.group_stage import GroupOptions, GroupResult
 from bjepa.preproc.html import write_page
 from bjepa.preproc.report import figures as report_figures
 from bjepa.preproc.report.cohort import ALL_METRICS, LEAST_SCANS, CohortSummary, Outlier, find_outliers
+from bjepa.preproc.report.reasons import Reason, reason_of
 from bjepa.preproc.scan_files import Failure
 
 PICTURE_BUDGET = 40 << 20  # bytes of base64 in the page: some 1,200 scans; a page of 60 MB opens in 2 s
@@ -47,6 +47,7 @@ def write_report(
     summary: CohortSummary | None = None,
     qc_table: pd.DataFrame | None = None,
     *,
+    told_of_scans: Sequence[Reason] = (),
     picture_budget: int = PICTURE_BUDGET,
 ) -> None:
     """Write OUTPUT/report.html.
@@ -57,6 +58,7 @@ def write_report(
     summary : every scan has been added to it; None: no connectivity, motion and offsets in the report
     qc_table : `scan_id` and numbers of ALL_METRICS, one row per scan (`CohortWatch.qc_table`), in any order;
         None: only what scans.tsv has
+    told_of_scans : what was warned of while the scans were done (`CohortWatch.warnings`)
     picture_budget : bytes of pictures inside the page; scans that stand out first, then in order. The others
         are links to the files beside the page.
     """
@@ -84,7 +86,10 @@ def write_report(
         regions_missing=_regions_missing(summary, atlas),
         n_failures=len(failures),
         failure_groups=_failure_groups(failures),
-        warnings=_warnings(result.table, numbers, options, ratio_median),
+        warnings=[
+            *_warnings(result.table, numbers, options, ratio_median),
+            *(f"{r.n} of {len(numbers)} scans, e.g. {r.example}" for r in told_of_scans),
+        ],
         histograms=_histograms(numbers, outliers),
         short=dict(zip(numbers["scan_id"], short_names(numbers["scan_id"].tolist()), strict=True)),
         told_unit=report_figures.told_unit,
@@ -171,7 +176,7 @@ def _failure_groups(failures: list[Failure]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
     for failure in failures:
         message = failure.message.replace(failure.source, "").lstrip(": ")
-        reason = re.sub(r"\d+(\.\d+)?", "#", re.sub(r"\S*/\S+", "…", message))
+        reason = reason_of(message)
         told = {"message": message, "stage": failure.stage, "error": failure.error, "hint": failure.hint}
         groups.setdefault((failure.stage, failure.error, reason), told | {"n": 0})["n"] += 1
     return sorted(groups.values(), key=lambda group: -group["n"])
