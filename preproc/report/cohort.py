@@ -276,7 +276,7 @@ class CohortWatch:
         """Second pass, once the sums are complete: the scan is compared with all."""
         typical = self.summary.typicality(series, censored=censored)
         known = dict(facts.get("qc") or {}) | {"typicality": typical}
-        self.warnings.add(facts.get("warnings") or [])
+        self.warnings.add(str(facts["scan_id"]), facts.get("warnings") or [])
         self._ids.append(str(facts["scan_id"]))
         row = [facts.get("t_r"), *(known.get(name) for name in self._names)]
         self._numbers.extend(np.nan if value is None else float(value) for value in row)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reason:
-    """Something that is so for `n` scans; `example` is what was said of the first."""
+    """Something that is so for `n` scans; `example` says which the first was, and what was said of it."""
 
     example: str
     n: int
@@ -24,10 +24,10 @@ class Reasons:
     def __init__(self) -> None:
         self._counts: dict[str, Reason] = {}
 
-    def add(self, messages: Iterable[str]) -> None:
+    def add(self, scan_id: str, messages: Iterable[str]) -> None:
         """What was said of one scan."""
         for reason, message in {reason_of(m): m for m in messages}.items():
-            known = self._counts.get(reason, Reason(message, 0))
+            known = self._counts.get(reason, Reason(f"{scan_id}: {message}", 0))
             self._counts[reason] = Reason(known.example, known.n + 1)
 
     def most_common(self) -> list[Reason]:

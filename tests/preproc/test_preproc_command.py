@@ -102,7 +102,10 @@ def test_whole_command(bold: Path, tmp_path: Path, atlas_options: list[str]) -> 
     assert list(scaling.columns) == ["index", "name", "median", "iqr"]
     assert (out / "failures.tsv").read_text().split() == ["source", "stage", "error", "message", "hint"]
     page = (out / "report.html").read_text()  # the small images of this test cannot hold a brain
-    assert "Preprocessing report" in page and "3 of 3 scans, e.g. its field of view ends at" in page
+    assert (
+        "Preprocessing report" in page
+        and "3 of 3 scans, e.g. sub-01_task-rest: its field of view ends at" in page
+    )
     series = sorted(out.glob("sub-*/func/*_seg-own_timeseries.h5"))
     with h5py.File(series[0]) as file:
         assert_allclose(file["timeseries"][:], means[0], rtol=1e-6)

@@ -12,6 +12,11 @@ def test_paths_and_numbers_do_not_make_another_reason() -> None:
 
 def test_scans_are_counted_not_messages() -> None:
     reasons = Reasons()
-    for messages in (["few: 3"], ["mask lacks", "few: 5", "few: 6"], [], ["few: 9"]):
-        reasons.add(messages)
-    assert reasons.most_common() == [Reason("few: 3", 3), Reason("mask lacks", 1)]
+    for scan_id, messages in (
+        ("a", ["few: 3"]),
+        ("b", ["mask lacks", "few: 5", "few: 6"]),
+        ("c", []),
+        ("d", ["few: 9"]),
+    ):
+        reasons.add(scan_id, messages)
+    assert reasons.most_common() == [Reason("a: few: 3", 3), Reason("b: mask lacks", 1)]
