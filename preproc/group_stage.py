@@ -272,6 +272,8 @@ def _alone(output: Path) -> Iterator[None]:
             raise InputError(
                 f"another stage 'group' is at work in {output}.", hint="Wait until it is done."
             ) from error
+        except OSError as error:  # some network file systems have no locks
+            log.warning("%s cannot be locked (%s): run one stage 'group' at a time.", lock.name, error)
         except OSError:  # a network file system without locks
             log.debug("%s cannot be locked", output, exc_info=True)
         yield
