@@ -274,6 +274,4 @@ def _alone(output: Path) -> Iterator[None]:
             ) from error
         except OSError as error:  # some network file systems have no locks
             log.warning("%s cannot be locked (%s): run one stage 'group' at a time.", lock.name, error)
-        except OSError:  # a network file system without locks
-            log.debug("%s cannot be locked", output, exc_info=True)
         yield
