@@ -242,7 +242,7 @@ def _refuse_too_many(missing: NDArray[np.bool_], source: ScanSource, options: Pa
     if missing.mean() > options.max_missing:
         raise InputError(
             f"{source.path}: {missing.sum()} of {len(missing)} regions are missing (coverage below "
-            f"{options.min_coverage:g}), --max-missing allows {options.max_missing:.0%}.",
+            f"{options.min_coverage:g}, or no signal), --max-missing allows {options.max_missing:.0%}.",
             hint="Check that the scan is in the space of the atlas and covers the brain.",
         )
 
@@ -262,7 +262,7 @@ def _facts(
         "source_sha256": sha256_of_file(source.path) if job.hash_sources else "",
         "tables": [
             {"path": str(path), "sha256": sha256_of_file(path) if job.hash_sources else ""}
-            for path in source.tables
+            for path in source.tables[1:]  # the first is the source
         ],
         "mask": None if source.mask is None else str(source.mask),
         "space": job.options.space,

@@ -134,6 +134,10 @@ def test_xcpd_tree_of_two_atlases_becomes_the_450_regions(tmp_path: Path) -> Non
     assert np.flatnonzero(~reader.valid[1]).tolist() == [0]
     assert_allclose(reader[1][:, 1:], reader[0][:, 1:], rtol=1e-6)
     _run(root, tmp_path / "twice", "--confounds", "simple", expect=2)  # denoised already
+    _run("--check", tmp_path / "out")
+    second = func / "sub-7_task-rest_run-1_space-MNI152NLin6Asym_seg-4S456Parcels_stat-mean_timeseries.tsv"
+    second.write_text(second.read_text().replace("1050", "1051"))
+    _run("--check", tmp_path / "out", expect=2)  # every table of a scan carries its hash
 
 
 def test_surface_series_of_91k_grayordinates(shared: Path, tmp_path: Path) -> None:
