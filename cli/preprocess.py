@@ -192,7 +192,7 @@ def _participant_stage(
         def progress(scan_id: str, failure: "Failure | None") -> None:
             nonlocal failed
             failed += failure is not None
-            bar.set_postfix_str(f"{scan_id}, {failed} failed", refresh=False)
+            bar.set_postfix_str(f"{failed} failed, {scan_id}", refresh=False)
             bar.update()
 
         with logging_redirect_tqdm():
