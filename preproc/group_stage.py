@@ -47,7 +47,7 @@ PROVENANCE = (
 
 
 class Observer(Protocol):
-    """Who looks at the scans as they pass by, such as `cohort.CohortWatch`.
+    """Who looks at the scans as they pass by, such as `report.CohortWatch`.
 
     Both get a scan's series (n_frames, n_rois) in the units of the scan, NaN in missing regions, its facts,
     and `censored` (n_frames,), True where a frame was filled in.

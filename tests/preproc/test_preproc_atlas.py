@@ -1,4 +1,4 @@
-"""preproc/atlas.py: published volumes in contract order whatever is given, or refused."""
+"""preproc/atlas: published volumes in contract order whatever is given, or refused."""
 
 import json
 import re

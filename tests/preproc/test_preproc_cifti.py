@@ -1,4 +1,4 @@
-"""preproc/dlabel.py, preproc/cifti.py: CIFTI atlases in contract order, series by vertex and voxel."""
+"""preproc/atlas/dlabel.py, cifti.py: CIFTI atlases in contract order, series by vertex and voxel."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""preproc/inputs.py, what it uses (bids, derivatives, manifest, ukb) and participants.py.
+"""preproc/inputs (find, bids, derivatives, manifest, ukb) and participants.py.
 
 What was given becomes scans; nothing guessed, nothing lost.
 """
