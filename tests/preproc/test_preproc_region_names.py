@@ -1,4 +1,4 @@
-"""preproc/atlas/region_names.py: columns of foreign tables found by name, and not found where a name misleads."""
+"""preproc/atlas/region_names.py: columns of foreign tables found by name, and not where a name misleads."""
 
 import numpy as np
 import pandas as pd
