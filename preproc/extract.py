@@ -20,12 +20,12 @@ from bjepa.preproc.errors import InputError
 from bjepa.preproc.operator import Operator, cached_operator
 from bjepa.preproc.stream import BoldFile, open_bold, stream_frames
 
-_PICTURED_FRAMES = 20  # frames in the mean image: enough to look at, and 1 % of the time
+_PICTURED_FRAMES = 20  # frames in the mean image, at least: enough to look at, and 1 % of the time
 
 
 @dataclass(frozen=True, eq=False)
 class MeanImage:
-    """What the scan looks like: the mean of up to 20 evenly spaced frames, for pictures only.
+    """What the scan looks like: the mean of 20 to 39 evenly spaced frames, for pictures only.
 
     data : (x, y, z) float32, in the scan's units; affine : (4, 4) voxel to mm
     """

@@ -50,7 +50,7 @@ NO_SIGNAL = 1e-4
 class ParticipantOptions:
     """What decides the numbers of one scan's file; part of its key. `t_r` (s) overrules the files.
 
-    smoothing_fwhm : mm, None = not smoothed; normalise_mean : scan's mean over regions becomes 10,000
+    smoothing_fwhm : mm, None = not smoothed; normalise_mean : the median of the regional means becomes 10,000
     layout : how tables of series are to be read
     """
 

@@ -1,4 +1,4 @@
-"""Finished scans as the group stage holds them: a slim record each (1 kB), their files read when needed.
+"""Finished scans as the group stage holds them: a slim record each (1.5 kB), their files read when needed.
 
 A study has tens of thousands of scans and the facts of one are some ten kilobytes of JSON, so facts are read,
 used and let go. What all scans must have in common (options) or may differ in (space, software) is gathered
