@@ -18,7 +18,7 @@ from typing import Any
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.inputs.source import BidsFilter
 
-# in BIDS order; `desc-preproc` is what every fMRIPrep BOLD file says, so it is left out of names
+# in BIDS order
 ENTITIES = (
     *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part", "space", "seg", "atlas", "res"),
     *("den", "stat", "desc"),

@@ -27,14 +27,13 @@ from bjepa.preproc.inputs.bids import (
     read_json,
 )
 from bjepa.preproc.inputs.known_tables import XCPD, tables_of_parts
-from bjepa.preproc.inputs.names import scan_of_name, stem_of, with_t_r
+from bjepa.preproc.inputs.names import PARCELLATION, scan_of_name, stem_of, with_t_r
 from bjepa.preproc.inputs.source import Dataset, ScanFilter, ScanSource
 
 log = logging.getLogger(__name__)
 
 _SURFACE_SPACE = "fsLR"
 _DENOISED = ("denoised", "residual")  # residual: XCP-D before 0.3
-_IMAGES = (".nii", ".nii.gz")
 
 
 def scans_of_derivative(folder: Path, keep: ScanFilter, exclude: Path | None) -> Dataset:
@@ -190,11 +189,9 @@ def _xcpd_tables(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
 
 
 def _table_scan(tree: Tree, tables: tuple[Path, ...]) -> ScanSource:
-    scan = scan_of_name(tables[0], leave_out=("seg", "atlas", "stat", "den"))
+    scan = scan_of_name(tables[0])
     beside = [p.with_name(re.sub(r"(_stat-mean)?_timeseries", "_stat-coverage_bold", p.name)) for p in tables]
-    scan = replace(
-        scan, kind="series", tables=tables, coverage=tuple(p for p in beside if tree.has(p)), denoised=True
-    )
+    scan = replace(scan, tables=tables, coverage=tuple(p for p in beside if tree.has(p)), denoised=True)
     words = {*_words(parse_name(tables[0])), "desc-denoised", "desc-residual", "den-91k", "res-2", "bold"}
     scan = with_t_r(scan, lambda: tree.facts(tables[0].parent, words) | tree.sidecar_facts(tables[0]))
     return _with_censoring(tree, scan)
@@ -215,7 +212,7 @@ def _with_censoring(tree: Tree, scan: ScanSource) -> ScanSource:
 
 def _words(name: BidsName) -> list[str]:
     """What names the scan, not its parcellation."""
-    return [f"{k}-{v}" for k, v in name.entities.items() if k not in ("seg", "atlas", "stat", "den")]
+    return [f"{k}-{v}" for k, v in name.entities.items() if k not in PARCELLATION]
 
 
 def _atlases(tree: Tree) -> set[str]:

@@ -25,8 +25,6 @@ from bjepa.preproc.inputs.source import Dataset, Kind, ScanFilter, ScanSource
 from bjepa.preproc.number_tables import SUFFIXES as TABLE_SUFFIXES
 from bjepa.preproc.participants import bare_id, read_participant_list
 
-__all__ = ["Dataset", "Kind", "ScanFilter", "ScanSource", "find_scans"]
-
 log = logging.getLogger(__name__)
 
 _OTHER_SUFFIXES = ("mask", "dseg", "probseg", "boldref", "T1w", "T2w", "sbref", "epi", "xfm")

@@ -1,6 +1,6 @@
 """A scan's identity from the name of its file, and its TR from its sidecars."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from bjepa.preproc.inputs.source import Kind, ScanSource
 from bjepa.preproc.number_tables import table_suffix
 
 IMAGE_SUFFIXES = (".dtseries.nii", ".ptseries.nii", ".nii", ".nii.gz")
-_PARCELLATION = ("seg", "atlas", "stat", "den")  # say what a table holds, not whose it is
+PARCELLATION = ("seg", "atlas", "stat", "den")  # say what a table holds, not whose it is
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -29,19 +29,18 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)] if ending else path.name
 
 
-def scan_of_name(path: Path, *, leave_out: Collection[str] = ()) -> ScanSource:
-    """The scan that a file holds. `leave_out`: entities that do not go into the scan's name."""
+def scan_of_name(path: Path) -> ScanSource:
+    """The scan that a file holds."""
     kind = kind_of(path) or "volume"
     name = parse_name(path)
     entities, stem = name.entities, stem_of(path)
     participant = entities.pop("sub", "") or clean_label(stem.removesuffix("_timeseries"))
-    if entities.get("desc") == "preproc":
+    if entities.get("desc") == "preproc":  # every BOLD file of fMRIPrep says so
         del entities["desc"]
-    if kind == "series":
-        leave_out = {*leave_out, *_PARCELLATION}
+    left_out = PARCELLATION if kind == "series" else ()
     if name.suffix not in ("bold", "timeseries", "", stem):  # not a BIDS name: the last word keeps it unique
         entities["desc"] = entities.get("desc", "") + clean_label(name.suffix)
-    words = [f"{k}-{entities[k]}" for k in ENTITIES if k in entities and k not in leave_out]
+    words = [f"{k}-{entities[k]}" for k in ENTITIES if k in entities and k not in left_out]
     return ScanSource(
         path=path,
         kind=kind,
