@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.inputs.bids import Tree, clean_label
+from bjepa.preproc.inputs.bids import ENTITIES, Tree, clean_label
 from bjepa.preproc.inputs.names import kind_of, scan_of_name, with_t_r
 from bjepa.preproc.inputs.source import ScanSource
 from bjepa.preproc.participants import bare_id
@@ -65,15 +65,9 @@ def _renamed(scan: ScanSource, told: set[str]) -> ScanSource:
     if prefix != scan.participant_id:
         rest = rest or [f"desc-{prefix.removeprefix('sub-')}"]
         prefix = scan.participant_id
-    for key, column in (("run-", "run"), ("task-", "task"), ("ses-", "session")):
+    for key, column in (("ses-", "session"), ("task-", "task"), ("run-", "run")):
         if column in told:
             value = clean_label(str(getattr(scan, column)))
             rest = [f"{key}{value}", *(word for word in rest if not word.startswith(key))]
-    if told:
-        order = {"ses": 0, "task": 1}
-        first = [w for w in rest if w.split("-")[0] in order]
-        acquisition = [w for w in rest if w.split("-")[0] in ("acq", "ce", "rec", "dir")]
-        run = [w for w in rest if w.startswith("run-")]
-        others = [w for w in rest if w not in {*first, *acquisition, *run}]
-        rest = [*sorted(first, key=lambda w: order[w.split("-")[0]]), *acquisition, *run, *others]
+    rest.sort(key=lambda word: ENTITIES.index(word.split("-")[0]))
     return replace(scan, scan_id="_".join([prefix, *rest]))
