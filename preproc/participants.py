@@ -1,6 +1,7 @@
 """Lists of participants: one id a line, or a table with a column participant_id; with or without `sub-`."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 from bjepa.preproc.errors import InputError
@@ -35,6 +36,6 @@ def read_participant_list(path: Path) -> list[str]:
     ids = ["sub-" + name for row in rows if (name := bare_id(row[column]))]
     if not ids:
         raise InputError(f"{path} names no participant.", hint="One id a line, e.g. sub-01.")
-    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(ids).items() if count > 1):
         raise InputError(f"{path} names {twice[:5]} more than once.")
     return ids
