@@ -11,9 +11,10 @@ Nothing is read here but names, JSON sidecars and manifests. A scan whose sideca
 import csv
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.inputs import ukb
@@ -23,7 +24,7 @@ from bjepa.preproc.inputs.manifest import scans_of_manifest
 from bjepa.preproc.inputs.names import kind_of, scan_of_name, stem_of, with_t_r
 from bjepa.preproc.inputs.source import Dataset, Kind, ScanFilter, ScanSource
 from bjepa.preproc.number_tables import SUFFIXES as TABLE_SUFFIXES
-from bjepa.preproc.participants import bare_id, read_participant_list
+from bjepa.preproc.participants import read_participant_list
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def find_scans(given: Path, keep: ScanFilter, *, exclude: Path | None = None) ->
         dataset = Dataset(scans_of_manifest(given))
     else:
         dataset = Dataset([_of_file(given)])
-    kept = [scan for scan in dataset.scans if _is_kept(scan, keep)]
+    kept = _kept(dataset.scans, keep)
     if not kept:
         raise InputError(
             f"INPUT {given}: none of its {len(dataset.scans)} scans is left by the filters {_told(keep)}.",
@@ -172,38 +173,47 @@ def participants_of(labels: Sequence[str]) -> list[str]:
     return known
 
 
-def _is_kept(scan: ScanSource, keep: ScanFilter) -> bool:
-    return (
-        _among(scan.participant_id, keep.participant_label, "sub-")
-        and _among(scan.session, keep.session_label, "ses-")
-        and _among(scan.task, keep.task_id, "task-")
-        and _among(scan.run, keep.run_id, "run-")
-        and (keep.space is None or scan.space is None or scan.space == keep.space)
+class _Asked(NamedTuple):
+    """One of the filters by label."""
+
+    option: str
+    attribute: str  # of a ScanSource
+    prefix: str
+    labels: set[str]  # without their prefix; empty: not asked for
+
+    def label_of(self, scan: ScanSource) -> str:
+        label: str = getattr(scan, self.attribute)
+        return label.removeprefix(self.prefix)
+
+
+def _asked(keep: ScanFilter) -> list[_Asked]:
+    filters = (
+        ("--participant-label", "participant_id", "sub-", keep.participant_label),
+        ("--session-label", "session", "ses-", keep.session_label),
+        ("--task-id", "task", "task-", keep.task_id),
+        ("--run-id", "run", "run-", keep.run_id),
     )
+    return [
+        _Asked(option, attribute, prefix, {label.removeprefix(prefix) for label in labels})
+        for option, attribute, prefix, labels in filters
+    ]
 
 
-def _among(value: str, allowed: Sequence[str], prefix: str) -> bool:
-    return not allowed or value.removeprefix(prefix) in _bare(tuple(allowed), prefix)
-
-
-def _bare(labels: Iterable[str], prefix: str) -> set[str]:
-    return {label.removeprefix(prefix) for label in labels}
+def _kept(scans: list[ScanSource], keep: ScanFilter) -> list[ScanSource]:
+    asked = [one for one in _asked(keep) if one.labels]
+    return [
+        scan
+        for scan in scans
+        if all(one.label_of(scan) in one.labels for one in asked)
+        and (keep.space is None or scan.space is None or scan.space == keep.space)
+    ]
 
 
 def _tell_labels_without_scan(scans: list[ScanSource], keep: ScanFilter) -> None:
     """A label that no scan has is told: a typing error must not leave participants out in silence."""
-    people = {bare_id(scan.participant_id) for scan in scans}
-    asked = {
-        "--participant-label": _bare(keep.participant_label, "sub-") - people,
-        "--session-label": _bare(keep.session_label, "ses-") - {scan.session for scan in scans},
-        "--task-id": _bare(keep.task_id, "task-") - {scan.task for scan in scans},
-        "--run-id": _bare(keep.run_id, "run-") - {scan.run for scan in scans},
-    }
-    for option, absent in asked.items():
-        if absent:
-            log.warning(
-                "%s: no scan has %s%s.", option, sorted(absent)[:12], " ..." if len(absent) > 12 else ""
-            )
+    for one in _asked(keep):
+        if absent := sorted(one.labels - {one.label_of(scan) for scan in scans}):
+            log.warning("%s: no scan has %s%s.", one.option, absent[:12], " ..." if len(absent) > 12 else "")
 
 
 def _told(keep: ScanFilter) -> str:
