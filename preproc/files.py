@@ -86,6 +86,11 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def write_tsv(path: Path, table: Any, *, float_format: str | None = None) -> None:
+    """Write a pandas.DataFrame with tabs and a header, without its index; NaN is "n/a", as in BIDS."""
+    write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", float_format=float_format))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with two-space indent, whole or not at all. Refuses NaN, which is not JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bjepa.preproc import scan_files
 from bjepa.preproc.atlas import Atlas
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_text
+from bjepa.preproc.files import write_tsv
 from bjepa.preproc.group_plan import GroupOptions, Member, Watch, plan_members, pooled
 from bjepa.preproc.scaling import PER_SCAN, Scaling, ScalingFit, scan_part
 from bjepa.preproc.scan_records import Common, ScanRecord
@@ -242,8 +242,7 @@ def _scan_row(member: Member, shard: str) -> dict[str, Any]:
 
 
 def _write_tables(output: Path, scans: pd.DataFrame, scaling: Scaling, atlas: Atlas) -> None:
-    blank = scans.replace("", np.nan)
-    write_text(output / "scans.tsv", blank.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g"))
+    write_tsv(output / "scans.tsv", scans.replace("", np.nan), float_format="%.6g")
     table = pd.DataFrame(
         {
             "index": atlas.table["index"],
@@ -252,7 +251,7 @@ def _write_tables(output: Path, scans: pd.DataFrame, scaling: Scaling, atlas: At
             "iqr": scaling.iqr,
         }
     )
-    write_text(output / "scaling.tsv", table.to_csv(sep="\t", index=False))
+    write_tsv(output / "scaling.tsv", table)
     scan_files.write_failures_table(output)
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import bjepa
-from bjepa.preproc.files import write_aside, write_json, write_text
+from bjepa.preproc.files import write_aside, write_json, write_tsv
 from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.inputs.bids import clean_label
 
@@ -105,7 +105,7 @@ def write_failures_table(output: Path) -> None:
     """`failures.tsv`: one row a scan that could not be done."""
     rows = [asdict(failure) for failure in read_failures(output)]
     table = pd.DataFrame(rows, columns=["source", "stage", "error", "message", "hint"])
-    write_text(output / "failures.tsv", table.to_csv(sep="\t", index=False))
+    write_tsv(output / "failures.tsv", table)
 
 
 def write_description(output: Path, source: Path, made_by: str) -> None:

@@ -38,7 +38,7 @@ from bjepa.preproc.atlas.published import (
     tian_table,
 )
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_aside, write_json, write_text
+from bjepa.preproc.files import write_aside, write_json, write_tsv
 
 log = logging.getLogger(__name__)
 
@@ -338,7 +338,7 @@ def save_atlas(atlas: Atlas, folder: Path) -> None:
 
     Each file appears whole or not at all.
     """
-    write_text(folder / "atlas.tsv", atlas.table.to_csv(sep="\t", index=False, na_rep=NO_VALUE))
+    write_tsv(folder / "atlas.tsv", atlas.table)
     if atlas.kind == "volume":
         with write_aside(folder / "atlas.nii.gz") as aside:
             nib.save(nib.Nifti1Image(atlas.labels, atlas.labels_img.affine, atlas.labels_img.header), aside)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_aside, write_json, write_text
+from bjepa.preproc.files import write_aside, write_json, write_tsv
 
 N_SUBCORTEX, N_CORTEX = 50, 400
 N_ROIS = N_SUBCORTEX + N_CORTEX
@@ -81,7 +81,7 @@ def write_demo_atlas(atlas: DemoAtlas, folder: Path) -> None:
     image.header.set_xyzt_units("mm")
     with write_aside(folder / "demo_dseg.nii.gz") as aside:
         nib.save(image, aside)
-    write_text(folder / "demo_dseg.tsv", atlas.table[list(COLUMNS)].to_csv(sep="\t", index=False))
+    write_tsv(folder / "demo_dseg.tsv", atlas.table[list(COLUMNS)])
     about = {
         "Description": "Demo atlas of bjepa: Schaefer-400 surface labels and balls around Tian S3 centroids.",
         "Space": SPACE,

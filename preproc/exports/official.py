@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.exports.regions import schaefer_columns, tian_columns
-from bjepa.preproc.files import write_aside, write_text
+from bjepa.preproc.files import write_aside, write_tsv
 from bjepa.preproc.scan_records import ScanRecord
 
 log = logging.getLogger(__name__)
@@ -154,11 +154,6 @@ def _write_lists(
         [[scan.scan_id, *(getattr(scan, fact) for fact in facts)] for scan in whole], columns=["id", *facts]
     )
     table["training"] = [scan_id not in not_training for scan_id in ids]
-    write_text(folder / "scans.tsv", _tsv(table.replace("", np.nan)))
+    write_tsv(folder / "scans.tsv", table.replace("", np.nan))
     reasons = [[scan.scan_id, f"{np.count_nonzero(~scan.valid)} regions are missing"] for scan in left_out]
-    write_text(folder / "left_out.tsv", _tsv(pd.DataFrame(reasons, columns=["scan_id", "reason"])))
-
-
-def _tsv(table: pd.DataFrame) -> str:
-    text: str = table.to_csv(sep="\t", index=False, na_rep="n/a")
-    return text
+    write_tsv(folder / "left_out.tsv", pd.DataFrame(reasons, columns=["scan_id", "reason"]))

@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 
 import bjepa
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_json, write_text
+from bjepa.preproc.files import write_json, write_tsv
 from bjepa.preproc.inputs.bids import clean_label
 from bjepa.preproc.scan_records import ScanRecord
 
@@ -52,12 +52,12 @@ def _write_scan(folder: Path, names: list[str], scan: ScanRecord) -> str:
     stem = table_stem(scan.scan_id, scan.space, facts["atlas"])
     table = func / f"{stem}_stat-mean_timeseries.tsv"
     # float32 is written with the digits that give the same float32 when read
-    write_text(table, _tsv(pd.DataFrame(series, columns=names)))
+    write_tsv(table, pd.DataFrame(series, columns=names))
     write_json(table.with_suffix(".json"), _sidecar(facts))
     coverage = pd.DataFrame({"Node": names, "coverage": facts["coverage"]})
-    write_text(func / f"{stem}_stat-coverage_bold.tsv", _tsv(coverage))
+    write_tsv(func / f"{stem}_stat-coverage_bold.tsv", coverage)
     outliers = pd.DataFrame({"framewise_displacement": censored.astype(np.int8)})
-    write_text(func / f"{run_stem(scan.scan_id)}_outliers.tsv", _tsv(outliers))
+    write_tsv(func / f"{run_stem(scan.scan_id)}_outliers.tsv", outliers)
     return scan.scan_id
 
 
@@ -118,8 +118,3 @@ def _write_description(folder: Path) -> None:
             ],
         },
     )
-
-
-def _tsv(table: pd.DataFrame) -> str:
-    text: str = table.to_csv(sep="\t", index=False, na_rep="n/a")
-    return text
