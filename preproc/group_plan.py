@@ -21,7 +21,7 @@ from bjepa.preproc.resample import (
     plan_resampling,
     resample_series,
 )
-from bjepa.preproc.scaling import ScalingMethod
+from bjepa.preproc.scaling import FITS_NOTHING, ScalingMethod
 from bjepa.preproc.scan_records import Common, ScanRecord, read_records, scan_paths
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def _fitting_participants(records: list[ScanRecord], options: GroupOptions) -> f
     present = frozenset(scan.participant_id for scan in records)
     if options.scaling_participants is None:
         return present
-    if options.scaling in ("none", "zscore-scan"):
+    if options.scaling in FITS_NOTHING:
         log.warning("--scaling-participants has no effect: --scaling %s fits nothing.", options.scaling)
     fits = present & options.scaling_participants
     if not fits:

@@ -26,7 +26,7 @@ from bjepa.preproc.atlas import Atlas
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_tsv
 from bjepa.preproc.group_plan import GroupOptions, Member, Watch, plan_members, pooled
-from bjepa.preproc.scaling import PER_SCAN, Scaling, ScalingFit, scan_part
+from bjepa.preproc.scaling import FITS_NOTHING, PER_SCAN, Scaling, ScalingFit, scan_part
 from bjepa.preproc.scan_records import Common, ScanRecord
 from bjepa.preproc.shards import ROI_COLUMNS, SCAN_COLUMNS, ShardScan, write_shard
 
@@ -208,7 +208,7 @@ def _shard_scan(
         phases=[scaling.apply(phase, part) for phase, _ in phases],
         censored=[censored for _, censored in phases],
         part=part,
-        fits_scaling=member.fits and scaling.method not in ("none", "zscore-scan"),
+        fits_scaling=member.fits and scaling.method not in FITS_NOTHING,
         source=scan.source,
         source_sha256=facts.get("source_sha256") or "",
         provenance={name: facts[name] for name in PROVENANCE if name in facts},

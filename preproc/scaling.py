@@ -25,6 +25,7 @@ from bjepa.preproc.quantiles import QuantileFinder
 ScalingMethod = Literal["robust", "robust-dynamic", "robust-means", "zscore-scan", "none"]
 SCALING_METHODS: tuple[str, ...] = get_args(ScalingMethod)
 PER_SCAN = ("robust-dynamic", "zscore-scan")  # methods with an offset and a scale for each scan
+FITS_NOTHING = ("zscore-scan", "none")  # methods that learn nothing from the participants
 
 # An IQR below this share of the values it was taken from is float32 rounding, not signal.
 VANISHING = 1e-6
@@ -144,7 +145,7 @@ class ScalingFit:
             An IQR that is zero or mere rounding: the regions are named.
         """
         n_rois = len(self.names)
-        if self.method in ("none", "zscore-scan"):
+        if self.method in FITS_NOTHING:
             return Scaling(self.method, np.zeros(n_rois), np.ones(n_rois))
         low, median, high = self._finder.quantiles() if self._finder is not None else self._quartiles
         iqr = high - low
