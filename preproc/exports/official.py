@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.exports.regions import schaefer_columns, tian_columns
 from bjepa.preproc.files import write_aside, write_tsv
+from bjepa.preproc.inputs.ukb import T_R
 from bjepa.preproc.scan_records import ScanRecord
 
 log = logging.getLogger(__name__)
 
-N_FRAMES, T_R = 490, 0.735  # of UK Biobank, written into the original code
+N_FRAMES = 490  # of UK Biobank, written into the original code
 _SLOWEST = 1.0  # s; every third frame of a slower scan is more than 3 s apart
 CORTEX, SUBCORTEX = "fMRI.Schaefer17n400p.csv.gz", "fMRI.Tian_Subcortex_S3_3T.csv.gz"
 
