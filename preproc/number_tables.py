@@ -158,7 +158,7 @@ def _read_text(path: Path, *, delimiter: str) -> Table:
     if not rows:
         raise InputError(f"{path} is empty.")
     header = None
-    if not all(_is_number(cell) for cell in rows[0]) or (rows[0][0].strip() == "" and len(rows[0]) > 1):
+    if not all(is_number(cell) for cell in rows[0]) or (rows[0][0].strip() == "" and len(rows[0]) > 1):
         header, rows = [cell.strip() for cell in rows[0]], rows[1:]
     elif len(rows[0]) > 2 and _counts(rows[0]):
         rows = rows[1:]  # a header of numbers 0, 1, 2, ... or 1, 2, 3, ... as pandas writes it, not a frame
@@ -168,7 +168,7 @@ def _read_text(path: Path, *, delimiter: str) -> Table:
         where = f"line {uneven[0] + 1 + (header is not None)} has another number of cells" if uneven else ""
         raise InputError(f"{path} is not a table: {where or 'it has a header and no rows'}.")
     names = None
-    if all(not _is_number(row[0]) for row in rows) or (header is not None and header[0] == ""):
+    if all(not is_number(row[0]) for row in rows) or (header is not None and header[0] == ""):
         names = [row[0].strip() for row in rows]
         rows = [row[1:] for row in rows]  # an index of names
         header = header[1:] if header is not None and len(header) == n_columns else header
@@ -214,7 +214,8 @@ def _number(cell: str) -> float:
     return float("nan") if cell.lower() in _NOT_A_NUMBER else float(cell)
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell of text is a number, or one of the words for none."""
     try:
         _number(cell)
     except ValueError:

@@ -24,6 +24,7 @@ from bjepa.preproc.inputs.manifest import scans_of_manifest
 from bjepa.preproc.inputs.names import kind_of, scan_of_name, stem_of, with_t_r
 from bjepa.preproc.inputs.source import Dataset, Kind, ScanFilter, ScanSource
 from bjepa.preproc.number_tables import SUFFIXES as TABLE_SUFFIXES
+from bjepa.preproc.number_tables import is_number
 from bjepa.preproc.participants import read_participant_list
 
 log = logging.getLogger(__name__)
@@ -147,15 +148,7 @@ def _is_manifest(path: Path) -> bool:
             first, second = next(rows, []), next(rows, [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"INPUT {path} cannot be read as a tab-separated table ({error}).") from error
-    return "path" in first or len(first) < 2 or not all(_is_number(cell) for cell in second[1:])
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return cell.strip().lower() in ("", "n/a", "na")
-    return True
+    return "path" in first or len(first) < 2 or not all(is_number(cell) for cell in second[1:])
 
 
 # --- filters ------------------------------------------------------------------------------------------------
