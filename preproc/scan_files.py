@@ -63,17 +63,17 @@ def write_scan(
 
 def is_finished(stem: Path, key: str) -> bool:
     """Whether this very scan, with these options, is already there."""
-    path = _with(stem, ".json")
-    if not path.is_file() or _read_facts(path).get("key") != key:
-        return False
     try:
+        if read_facts(_with(stem, ".json")).get("key") != key:
+            return False
         with h5py.File(_with(stem, ".h5"), "r") as file:
             return bool(file.attrs.get("key") == key)
-    except OSError:  # absent or damaged: to be done again
+    except (OSError, ValueError):  # absent or damaged: to be done again
         return False
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
+def read_facts(path: Path) -> dict[str, Any]:
+    """All that a scan's JSON file says."""
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return facts
 

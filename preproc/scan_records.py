@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.scan_files import read_facts
 from bjepa.preproc.shard_writer import SCAN_COLUMNS
 
 _AGAIN = "Run the stage 'participant' again; it does these scans anew."
@@ -178,12 +179,6 @@ def read_records(
         )
     _refuse_twice(records)
     return records, Foreign(n_foreign, example), common
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """All that a scan's JSON file says."""
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return facts
 
 
 def _record(json_path: str, facts: dict[str, Any], n_rois: int) -> ScanRecord:

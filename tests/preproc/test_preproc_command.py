@@ -202,6 +202,12 @@ def test_resume_keeps_what_is_done_and_redoes_what_changed(
     assert (out / "shards/shard-00000.h5").read_bytes() == first  # the same bytes
     _bold(bold / "sub-02_task-rest_bold.nii.gz", 22, 14, 2.0)
     assert _run(bold, out, *atlas_options) == 0 and done[2:] == ["sub-02"]
+    for extension in (".json", ".h5"):  # cut short on the disk
+        damaged = next(out.glob(f"sub-02/func/*{extension}"))
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[: len(whole) // 2])
+        assert _run(bold, out, *atlas_options) == 0 and done.pop() == "sub-02" and len(done) == 3
+        assert damaged.read_bytes() == whole
     assert _run(bold, out, *atlas_options, "--overwrite") == 0 and len(done) == 6
 
 
