@@ -99,6 +99,7 @@ def _atlas(args: argparse.Namespace, scans: "Sequence[ScanSource]") -> "Atlas":
     made with.
     """
     from bjepa.preproc.atlas import load_atlas
+    from bjepa.preproc.atlas.spaces import SURFACE_SPACE
 
     kind = scans[0].kind
     if kind == "series" and args.space is None:
@@ -107,7 +108,7 @@ def _atlas(args: argparse.Namespace, scans: "Sequence[ScanSource]") -> "Atlas":
     return load_atlas(
         args.atlas,
         space=space,
-        kind="cifti" if kind == "dtseries" or space == "fsLR" else "volume",
+        kind="cifti" if kind == "dtseries" or space == SURFACE_SPACE else "volume",
         atlas_dir=args.atlas_dir,
         labels_tsv=args.atlas_labels,
     )

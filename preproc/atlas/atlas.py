@@ -37,6 +37,7 @@ from bjepa.preproc.atlas.published import (
     schaefer_vertices,
     tian_table,
 )
+from bjepa.preproc.atlas.spaces import SURFACE_SPACE
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_tsv
 
@@ -302,7 +303,7 @@ def _finish_cifti(
     image = nib.Cifti2Image(labels[None], header=(label_axis, axis))
     image.nifti_header.set_intent("ConnDenseLabel")
     image.update_headers()
-    return Atlas(name, order, dlabel.SPACE, image, table, sources, kind="cifti")
+    return Atlas(name, order, SURFACE_SPACE, image, table, sources, kind="cifti")
 
 
 def _table_atlas(name: str, parts: list[_Part]) -> Atlas:
@@ -322,7 +323,7 @@ def _own_atlas(path: Path, labels_tsv: Path | None, space: str | None, kind: Kin
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file.", hint="Give a label image, or an atlas.")
     if path.name.endswith(".dlabel.nii"):
-        labels, file, table, _, source = own_dlabel(path, labels_tsv)
+        labels, file, table, source = own_dlabel(path, labels_tsv)
         return _finish_cifti(name, order, labels, file.axis, table, [source])
     if kind == "cifti":
         raise InputError(f"{path} is a volume, the scans are CIFTI.", hint="Give a .dlabel.nii.")

@@ -23,11 +23,11 @@ from bjepa.preproc.atlas.files import checked_folder, combined_parts, download, 
 from bjepa.preproc.atlas.order import Numbering, prove_order
 from bjepa.preproc.atlas.published import downloads
 from bjepa.preproc.atlas.region_names import region_numbers
+from bjepa.preproc.atlas.spaces import SURFACE_SPACE
 from bjepa.preproc.errors import InputError
 
 log = logging.getLogger(__name__)
 
-SPACE = "fsLR"
 # Files of 59,412 and of 64,984 vertices differ by 1 % (labels on the medial wall), shuffled ones by 40 %.
 _VERTICES_TOLERANCE = 0.05
 
@@ -81,7 +81,7 @@ def find_dlabel(names: set[str], folder: Path | None) -> Path:
                 return min(group, key=lambda p: ("17networks" not in p.name.lower(), str(p)))
         log.warning("%s holds no .dlabel.nii of %s; downloading.", folder, " and ".join(sorted(names)))
     table = downloads()
-    table = table[table["space"] == SPACE].set_index("atlas")
+    table = table[table["space"] == SURFACE_SPACE].set_index("atlas")
     for atlas in sorted(table.index, key=lambda a: (set(a.split("+")) != names, a)):
         if names <= set(atlas.split("+")):
             return download(atlas, table.loc[atlas])

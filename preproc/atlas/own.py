@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bjepa.preproc.atlas import files as atlas_files
-from bjepa.preproc.atlas.dlabel import SPACE, Dlabel, read_dlabel
+from bjepa.preproc.atlas.dlabel import Dlabel, read_dlabel
 from bjepa.preproc.atlas.order import region_centres
 from bjepa.preproc.errors import InputError
 
@@ -42,8 +42,8 @@ def own_volume(
 
 def own_dlabel(
     path: Path, labels_tsv: Path | None
-) -> tuple[NDArray[np.int16], Dlabel, pd.DataFrame, str, dict[str, str]]:
-    """Labels (column + 1) of each grayordinate, file, table, space and source of a dlabel file.
+) -> tuple[NDArray[np.int16], Dlabel, pd.DataFrame, dict[str, str]]:
+    """Labels (column + 1) of each grayordinate, file, table and source of a dlabel file.
 
     Without a table the regions are those of the file's own label table, by key.
     """
@@ -65,7 +65,7 @@ def own_dlabel(
         source = dlabel.source | {"labels": labels_tsv.name}
     labels = _renumbered(path, labels_tsv or path, dlabel.keys, table)
     table["index"] = np.arange(1, len(table) + 1)
-    return labels, dlabel, table, SPACE, source
+    return labels, dlabel, table, source
 
 
 def own_table(labels_tsv: Path) -> pd.DataFrame:

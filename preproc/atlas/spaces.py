@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Vector = tuple[float, float, float]
 
+SURFACE_SPACE = "fsLR"  # of CIFTI files
+
 
 @dataclass(frozen=True)
 class TemplateSpace:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from bjepa.preproc.atlas.spaces import SURFACE_SPACE
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.inputs.bids import (
     NATIVE_SPACES,
@@ -32,7 +33,6 @@ from bjepa.preproc.inputs.source import Dataset, ScanFilter, ScanSource
 
 log = logging.getLogger(__name__)
 
-_SURFACE_SPACE = "fsLR"
 _DENOISED = ("denoised", "residual")  # residual: XCP-D before 0.3
 
 
@@ -73,13 +73,11 @@ def _of_fmriprep(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
             hint="Give the derivative folder itself (the one with the sub-* folders).",
         )
     images = _in_template_space(images, keep, or_else=bool(surfaces), root=tree.root)
-    if surfaces and images and keep.space != _SURFACE_SPACE:
-        log.info(
-            "%d surface files (dtseries) left out; --space %s takes them.", len(surfaces), _SURFACE_SPACE
-        )
+    if surfaces and images and keep.space != SURFACE_SPACE:
+        log.info("%d surface files (dtseries) left out; --space %s takes them.", len(surfaces), SURFACE_SPACE)
         surfaces = []
     elif surfaces:
-        images = [] if keep.space == _SURFACE_SPACE else images
+        images = [] if keep.space == SURFACE_SPACE else images
     scans = [_image(tree, path) for path in without_joined([*images, *surfaces])]
     return [scan if scan.kind == "dtseries" else replace(scan, mask=_mask(tree, scan.path)) for scan in scans]
 
@@ -153,7 +151,7 @@ def _denoised(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
     found = [p for p in found if asked or parse_name(p).entities.get("desc") in _DENOISED]
     surfaces = [p for p in found if p.name.endswith(".dtseries.nii")]
     volumes = [p for p in found if not p.name.endswith(".dtseries.nii")]
-    chosen = surfaces if keep.space == _SURFACE_SPACE or not volumes else volumes
+    chosen = surfaces if keep.space == SURFACE_SPACE or not volumes else volumes
     scans = [replace(_image(tree, path), denoised=True) for path in without_joined(chosen)]
     return [_with_censoring(tree, scan) for scan in scans]
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from bjepa.preproc.atlas.spaces import SURFACE_SPACE
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.inputs import ukb
 from bjepa.preproc.inputs.bids import Tree, parse_name, passes
@@ -30,7 +31,6 @@ from bjepa.preproc.participants import read_participant_list
 log = logging.getLogger(__name__)
 
 _OTHER_SUFFIXES = ("mask", "dseg", "probseg", "boldref", "T1w", "T2w", "sbref", "epi", "xfm")
-_SURFACE_SPACE = "fsLR"
 
 
 def find_scans(given: Path, keep: ScanFilter, *, exclude: Path | None = None) -> Dataset:
@@ -112,7 +112,7 @@ def _images(tree: Tree, keep: ScanFilter) -> list[Path]:
             continue
         found[kind].append(path)
     if found["dtseries"] and found["volume"]:
-        taken: Kind = "dtseries" if keep.space == _SURFACE_SPACE else "volume"
+        taken: Kind = "dtseries" if keep.space == SURFACE_SPACE else "volume"
         other: Kind = "volume" if taken == "dtseries" else "dtseries"
         log.info("%d files of kind %s left out (--space %s chooses).", len(found[other]), other, keep.space)
         return found[taken]
