@@ -2,8 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from bjepa.cli._common import add_atlas_dir, command_parser, number
+from bjepa.preproc.atlas import DEFAULT_ATLAS
+from bjepa.preproc.exports import EXPORT_KINDS
+from bjepa.preproc.inputs.source import XcpdChoice
+from bjepa.preproc.resample import TARGET_T_R, Phases, Resampling
+from bjepa.preproc.scaling import SCALING_METHODS
+from bjepa.preproc.series_tables import Axis
 
 PROG = "bjepa-preprocess"
 
@@ -64,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
 def _add_atlas(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--atlas",
-        default="tian-s3+schaefer-400",
-        help="tian-s3+schaefer-400 (default), schaefer-N (100 to 1000, 17-network order), "
+        default=DEFAULT_ATLAS,
+        help=f"{DEFAULT_ATLAS} (default), schaefer-N (100 to 1000, 17-network order), "
         "schaefer-N-7networks, tian-sK (1 to 4), a composite A+B, or a label image (.nii.gz, .dlabel.nii) "
         "with --atlas-labels",
     )
@@ -102,7 +109,7 @@ def _add_series(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--series-axis",
-        choices=("auto", "time-by-roi", "roi-by-time"),
+        choices=get_args(Axis),
         default="auto",
         help="what rows and columns are; auto (default): decided by the number of regions, else refused",
     )
@@ -126,17 +133,19 @@ def _add_time(group: "argparse._ArgumentGroup") -> None:
         metavar="S",
         help="repetition time in s; default: sidecar, else header if plausible",
     )
-    group.add_argument("--target-t-r", type=number(0.01, 60), default=2.0, metavar="S", help="default: 2.0")
+    group.add_argument(
+        "--target-t-r", type=number(*TARGET_T_R), default=2.0, metavar="S", help="default: 2.0"
+    )
     group.add_argument(
         "--resample",
-        choices=("stride", "decimate", "none"),
+        choices=get_args(Resampling),
         default="stride",
         help="stride (default): every s-th frame, s = max(1, round(target / t_r)), unfiltered; "
         "decimate: anti-aliased, to the exact target; none",
     )
     group.add_argument(
         "--phases",
-        choices=("all", "first"),
+        choices=get_args(Phases),
         default="all",
         help="of a strided scan keep all s phases as series of their own (default), or the first",
     )
@@ -177,7 +186,7 @@ def _add_cleaning(group: "argparse._ArgumentGroup") -> None:
 def _add_scaling(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--scaling",
-        choices=("robust", "robust-dynamic", "robust-means", "zscore-scan", "none"),
+        choices=SCALING_METHODS,
         default="robust",
         help="robust (default): median and IQR of each region over all frames; robust-dynamic: after each "
         "scan's regional mean is removed; robust-means: over the participants' means (as the released "
@@ -205,7 +214,7 @@ def _add_choice(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--xcpd",
-        choices=("auto", "tables", "nifti"),
+        choices=get_args(XcpdChoice),
         default="auto",
         help="of XCP-D output take the parcellated tables or the denoised images; "
         "auto (default): tables where they hold the atlas",
@@ -232,9 +241,9 @@ def _add_work(group: "argparse._ArgumentGroup") -> None:
         "--export",
         nargs="+",
         default=[],
-        choices=("xcpd-tsv", "official-csv", "brain-semantoks-h5"),
+        choices=EXPORT_KINDS,
         metavar="KIND",
-        help="also write OUTPUT/exports/KIND: xcpd-tsv, official-csv, brain-semantoks-h5",
+        help=f"also write into OUTPUT/exports: {', '.join(EXPORT_KINDS)}",
     )
     group.add_argument(
         "--check",
