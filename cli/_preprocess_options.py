@@ -73,8 +73,8 @@ def _add_atlas(group: "argparse._ArgumentGroup") -> None:
         "--atlas",
         default=DEFAULT_ATLAS,
         help=f"{DEFAULT_ATLAS} (default), schaefer-N (100 to 1000, 17-network order), "
-        "schaefer-N-7networks, tian-sK (1 to 4), a composite A+B, or a label image (.nii.gz, .dlabel.nii) "
-        "with --atlas-labels",
+        "schaefer-N-7networks, tian-sK (1 to 4), a composite A+B, or a label image (.nii.gz with "
+        "--atlas-labels; .dlabel.nii)",
     )
     group.add_argument(
         "--atlas-labels",
@@ -235,7 +235,8 @@ def _add_work(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--no-source-hash",
         action="store_true",
-        help="do not keep the SHA-256 of each input file (saves reading huge sets twice)",
+        help="do not keep the SHA-256 of each input file (saves reading huge sets twice); with --check: do "
+        "not compare it",
     )
     group.add_argument(
         "--export",

@@ -1,8 +1,8 @@
 """Quality of one scan in a few numbers, each with a unit and a bad side.
 
-All come from the regional series and from what fMRIPrep measured: nothing reads the image again. "Raw" is
-the series before cleaning, where the scanner and the head show; "cleaned" is what will be learnt from. Frames
-that were censored (filled in) count for none of the numbers of the cleaned series.
+All come from the regional series and from what fMRIPrep or XCP-D measured: nothing reads the image again.
+"Raw" is the series before cleaning, where the scanner and the head show; "cleaned" is what will be learnt
+from. Frames that were censored (filled in) count for none of the numbers of the cleaned series.
 """
 
 from dataclasses import dataclass
