@@ -317,16 +317,19 @@ def test_arguments_may_stand_between_options(bold: Path, tmp_path: Path, atlas_o
     assert not (tmp_path / "out/shards").exists() and list(tmp_path.glob("out/sub-*"))
 
 
-def test_usage_errors_exit_2(tmp_path: Path) -> None:
+def test_usage_errors_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (
         ["--t-r", "0"],
         ["--n-jobs", "0"],
         ["--drop-initial", "x"],
         ["--min-coverage", "2"],
         ["--resample", "cubic"],
+        ["--target-t-r", "0.04"],
         ["--series-columns", "5-2"],
         ["--check", "x"],
     ):
         with pytest.raises(SystemExit) as stopped:
             main([str(tmp_path), str(tmp_path / "o"), *argv])
-        assert stopped.value.code == 2
+        told = capsys.readouterr().err.splitlines()[-1]  # about this option, not any other
+        assert stopped.value.code == 2 and "unrecognized" not in told
+        assert f"error: argument {argv[0]}: " in told or f"error: {' '.join(argv)} " in told
