@@ -62,7 +62,7 @@ def check_scans(
         found = list(_file_and_shard(path, facts, stored[scan_id]))
         problems += found
         if reader is not None and scan_id in compared and not found:
-            problems += _same_content(path, series, censored, reader)
+            problems += _same_content(path, scan_id, series, censored, reader)
     for scan_id in sorted(stored.keys() - met):
         where = output / "shards" / stored[scan_id].shard
         problems.append(Problem(where, f"{scan_id} has no .json of its own in {output}.", RUN_ALL))
@@ -202,14 +202,18 @@ def _file_and_shard(path: Path, facts: dict[str, Any], scan: ShardScan) -> Itera
 
 
 def _same_content(
-    path: Path, series: NDArray[np.float32], censored: NDArray[np.bool_], reader: ShardReader
+    path: Path,
+    scan_id: str,
+    series: NDArray[np.float32],
+    censored: NDArray[np.bool_],
+    reader: ShardReader,
 ) -> Iterator[Problem]:
     """What is stored, scaled back, is the scan's series brought to the stored repetition time."""
-    row = reader.scans["scan_id"].index(path.name.rsplit("_seg-", 1)[0])
+    row = reader.scans["scan_id"].index(scan_id)
     t_r, t_r_out = reader.scans["t_r"][row], reader.scans["t_r_out"][row]
     own = np.flatnonzero(reader.series_scan == row)
     try:
-        expected = resample_series(series, censored, t_r, _resampling(reader, t_r, t_r_out, len(own)))
+        expected = resample_series(series, censored, t_r, _resampling(reader, t_r_out, len(own)))
     except InputError as error:
         yield Problem(path, f"cannot be resampled as its shard says ({error}).", RUN_GROUP)
         return
@@ -230,7 +234,7 @@ def _same_content(
             yield Problem(path, what, RUN_GROUP)
 
 
-def _resampling(reader: ShardReader, t_r: float, t_r_out: float, n_series: int) -> ResampleOptions:
+def _resampling(reader: ShardReader, t_r_out: float, n_series: int) -> ResampleOptions:
     """As the shard says; shards of earlier versions do not, and then there was only striding."""
     group = reader.options.get("group", {})
     if "resample" in group:
