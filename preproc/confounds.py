@@ -48,11 +48,6 @@ class Confounds:
     fd: NDArray[np.float64] | None = None
     dvars: NDArray[np.float64] | None = None
 
-    @property
-    def fd_mean(self) -> float | None:
-        """Mean framewise displacement in mm."""
-        return None if self.fd is None or np.isnan(self.fd).all() else float(np.nanmean(self.fd))
-
 
 def load_confounds(img: Path, table: Path | None, strategy: str | dict[str, Any]) -> Confounds:
     """The confounds of `img` that `strategy` (see strategies.py) asks for.
