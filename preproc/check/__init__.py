@@ -4,7 +4,9 @@
     shards.py   each shard against the format, the atlas and scaling.tsv; every number in it
     scans.py    scans.tsv, shards and each scan's own files against each other; contents; sources
 
-Nothing is changed. A fault is a `Problem` and the check goes on, so that one call names all of them.
+Nothing is changed. A fault is a `Problem` and the check goes on, so that one call names all of them. Names
+and types that the format promises are written out here once more, not taken from the code that writes them:
+a slip there is found here.
 """
 
 from collections.abc import Callable
