@@ -101,6 +101,8 @@ def extract_timeseries(
     valid = use & ever_nonzero
     valid_weight = operator.weights @ valid.astype(np.float64)  # (n_rois,)
     coverage = _coverage(plain, operator, valid)
+    # a voxel at 0 in every frame is no data, but its raw value is only 0 where the file has no intercept
+    sums -= _raw_zero(bold) * (operator.weights @ (use & ~valid).astype(np.float64))
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums / valid_weight * bold.slope + bold.inter  # (n_frames, n_rois)
     means[:, (valid_weight == 0) | (coverage == 0)] = np.nan
@@ -140,7 +142,7 @@ def _stream_sums(
 
     Also returns, per used voxel of the operator: not zero in every frame; finite in every frame.
     """
-    zero = -bold.inter / bold.slope  # the raw value that stands for 0
+    zero = _raw_zero(bold)
     weights = operator.weights[:, use]
     always_zero = np.arange(int(use.sum()))  # positions not yet seen to differ from 0: few after one frame
     finite = np.ones(int(use.sum()), dtype=bool)
@@ -155,6 +157,12 @@ def _stream_sums(
     everywhere_nonzero, everywhere_finite = np.zeros(len(use), bool), np.ones(len(use), bool)
     everywhere_nonzero[use], everywhere_finite[use] = nonzero, finite
     return sums, everywhere_nonzero, everywhere_finite
+
+
+def _raw_zero(bold: BoldFile) -> float:
+    """The raw value that stands for 0: of integers the nearest, since 0 was rounded to it when written."""
+    zero = -bold.inter / bold.slope
+    return float(np.rint(zero)) if bold.dtype.kind in "iu" else float(np.array(zero, dtype=bold.dtype))
 
 
 def _mask_values(path: Path, bold: BoldFile) -> NDArray[np.bool_]:

@@ -138,6 +138,45 @@ def test_voxels_at_zero_outside_the_mask_or_not_finite_are_left_out(tmp_path: Pa
         assert_allclose(other.coverage, masked.coverage, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "slope", "inter"), [("i2", 0.25, -3.0), ("u1", 0.9, 20.0), ("i2", 0.013, 217.4)]
+)
+def test_voxels_at_zero_are_left_out_whatever_the_intercept(
+    tmp_path: Path, atlas: Atlas, dtype: str, slope: float, inter: float
+) -> None:
+    """nibabel stores integers with slope and intercept, where 0 is some raw number, rounded."""
+    raw = np.random.default_rng(7).integers(30, 200, SHAPE).astype(dtype)
+    mask = np.ones(SHAPE[:3], np.uint8)
+    mask[:, :5] = 0
+    raw[mask == 0] = np.rint(-inter / slope) if dtype == "i2" else 0
+    if dtype == "u1":  # 0 cannot be written: the lowest number stands for a dark background, not for nothing
+        inter = 0.0
+    nib.save(nib.Nifti1Image(mask, AFFINE), tmp_path / "mask.nii.gz")
+    path = _save(tmp_path / "b.nii", raw, AFFINE, slope=slope, inter=inter)
+    masked = extract_timeseries(path, atlas, tmp_path / "mask.nii.gz")
+    scan = extract_timeseries(path, atlas)
+    assert masked.coverage.max() < 1
+    assert_allclose(scan.coverage, masked.coverage, rtol=1e-12)
+    assert_allclose(scan.timeseries, masked.timeseries, rtol=1e-6)
+
+
+def test_masked_real_scan_is_the_same_as_float_and_as_integer(shared: Path, tmp_path: Path) -> None:
+    atlas = load_atlas(space="MNI152NLin6Asym", atlas_dir=shared / "data/atlas")
+    image = nib.load(shared / "data/bold4d/gift_lowres_mni/sub-007_lowres.nii.gz")
+    data = image.get_fdata(dtype=np.float32)[..., :9]
+    data[data.mean(axis=-1) < 0.4 * data.mean(axis=-1).max()] = 0  # brain-masked
+    series = []
+    for dtype in (np.float32, np.int16):  # nibabel chooses slope and intercept for integers
+        written = nib.Nifti1Image(data, image.affine)
+        written.set_sform(image.affine, code=4)
+        written.set_data_dtype(dtype)
+        nib.save(written, tmp_path / f"{np.dtype(dtype).name}.nii.gz")
+        series.append(extract_timeseries(tmp_path / f"{np.dtype(dtype).name}.nii.gz", atlas))
+    assert (series[0].coverage < 1).sum() > 20
+    assert_allclose(series[1].coverage, series[0].coverage, atol=1e-12)
+    assert_allclose(series[1].timeseries, series[0].timeseries, rtol=2e-3)
+
+
 def test_a_region_outside_keeps_its_column(tmp_path: Path, atlas: Atlas) -> None:
     far = AFFINE.copy()
     far[:3, 3] += 500
