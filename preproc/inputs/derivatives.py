@@ -28,7 +28,7 @@ from bjepa.preproc.inputs.bids import (
     read_json,
 )
 from bjepa.preproc.inputs.known_tables import XCPD, tables_of_parts
-from bjepa.preproc.inputs.names import PARCELLATION, scan_of_name, stem_of, with_t_r
+from bjepa.preproc.inputs.names import PARCELLATION, scan_of_file, scan_of_name, stem_of, with_t_r
 from bjepa.preproc.inputs.source import Dataset, ScanFilter, ScanSource
 
 log = logging.getLogger(__name__)
@@ -78,12 +78,8 @@ def _of_fmriprep(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
         surfaces = []
     elif surfaces:
         images = [] if keep.space == SURFACE_SPACE else images
-    scans = [_image(tree, path) for path in without_joined([*images, *surfaces])]
+    scans = [scan_of_file(tree, path) for path in without_joined([*images, *surfaces])]
     return [scan if scan.kind == "dtseries" else replace(scan, mask=_mask(tree, scan.path)) for scan in scans]
-
-
-def _image(tree: Tree, path: Path) -> ScanSource:
-    return with_t_r(scan_of_name(path), lambda: tree.sidecar_facts(path))
 
 
 def _mask(tree: Tree, path: Path) -> Path | None:
@@ -152,7 +148,7 @@ def _denoised(tree: Tree, keep: ScanFilter) -> list[ScanSource]:
     surfaces = [p for p in found if p.name.endswith(".dtseries.nii")]
     volumes = [p for p in found if not p.name.endswith(".dtseries.nii")]
     chosen = surfaces if keep.space == SURFACE_SPACE or not volumes else volumes
-    scans = [replace(_image(tree, path), denoised=True) for path in without_joined(chosen)]
+    scans = [replace(scan_of_file(tree, path), denoised=True) for path in without_joined(chosen)]
     return [_with_censoring(tree, scan) for scan in scans]
 
 

@@ -22,7 +22,7 @@ from bjepa.preproc.inputs import ukb
 from bjepa.preproc.inputs.bids import Tree, parse_name, passes
 from bjepa.preproc.inputs.derivatives import refuse_the_same_run_twice, scans_of_derivative
 from bjepa.preproc.inputs.manifest import scans_of_manifest
-from bjepa.preproc.inputs.names import kind_of, scan_of_name, stem_of, with_t_r
+from bjepa.preproc.inputs.names import kind_of, scan_of_file, stem_of
 from bjepa.preproc.inputs.source import Dataset, Kind, ScanFilter, ScanSource
 from bjepa.preproc.number_tables import SUFFIXES as TABLE_SUFFIXES
 from bjepa.preproc.number_tables import is_number
@@ -90,12 +90,10 @@ def _of_folder(folder: Path, keep: ScanFilter, exclude: Path | None) -> Dataset:
         )
     if not images:
         log.info("%s: %d tables of series, e.g. %s.", folder, len(files), files[0].name)
-    scans = [_found(tree, path) for path in files if passes(parse_name(path).entities, keep.bids_filter)]
+    scans = [
+        scan_of_file(tree, path) for path in files if passes(parse_name(path).entities, keep.bids_filter)
+    ]
     return Dataset(scans)
-
-
-def _found(tree: Tree, path: Path) -> ScanSource:
-    return with_t_r(scan_of_name(path), lambda: tree.sidecar_facts(path))
 
 
 def _images(tree: Tree, keep: ScanFilter) -> list[Path]:
@@ -135,7 +133,7 @@ def _of_file(path: Path) -> ScanSource:
             f"INPUT {path.name} is neither an image (.nii, .nii.gz) nor a table of series "
             f"({', '.join(TABLE_SUFFIXES)}) nor a manifest (.tsv).",
         )
-    return _found(Tree(path.parent, deep=False), path)
+    return scan_of_file(Tree(path.parent, deep=False), path)
 
 
 def _is_manifest(path: Path) -> bool:

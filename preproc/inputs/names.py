@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.inputs.bids import ENTITIES, clean_label, parse_name, t_r_of
+from bjepa.preproc.inputs.bids import ENTITIES, Tree, clean_label, parse_name, t_r_of
 from bjepa.preproc.inputs.source import Kind, ScanSource
 from bjepa.preproc.number_tables import table_suffix
 
@@ -52,6 +52,11 @@ def scan_of_name(path: Path) -> ScanSource:
         space=entities.get("space"),
         tables=(path,) if kind == "series" else (),
     )
+
+
+def scan_of_file(tree: Tree, path: Path) -> ScanSource:
+    """The scan that a file of the tree holds, with the TR of its sidecars."""
+    return with_t_r(scan_of_name(path), lambda: tree.sidecar_facts(path))
 
 
 def with_t_r(scan: ScanSource, facts: Callable[[], Mapping[str, Any]]) -> ScanSource:
