@@ -7,6 +7,7 @@ The way of a scan, and where to look for each step:
     participant_stage.py, one scan:
         read_scan.py     volume: stream.py, operator.py, extract.py; surface: cifti.py;
                          table: series_tables.py, number_tables.py
+        repetition_time.py   given, of the sidecar, or of a header that can be believed
         clean.py         with strategies.py, confounds.py, censoring.py
         report/          qc.py (numbers) and scan_picture.py (the picture)
         scan_files.py    its two files, whole or absent
@@ -18,6 +19,7 @@ The way of a scan, and where to look for each step:
     exports/, check/     afterwards: other programs' layouts; is the output what it promises?
     engines.py           processes or a Dask cluster
     demo/                a simulated cohort and its atlas
+    files.py, errors.py, participants.py, software.py, html.py   what several of these share
 """
 
 from bjepa.preproc.atlas import Atlas, load_atlas
