@@ -1,4 +1,8 @@
-"""`bjepa-preprocess --dry-run`: what would be done to each scan, and nothing written."""
+"""`bjepa-preprocess --dry-run`: what would be done to each scan, and nothing written.
+
+Everything but the images is read and tried as the run does it: confounds, dropped frames, filter, resampling.
+What only the images tell (missing regions, the grid, damaged data) is not foretold.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -22,7 +26,10 @@ COLUMNS = (
     "series",
     "mask",
     "confounds",
+    "censored",
 )
+# A table has no header: its length is that of its confounds; without any, it is taken to be long enough.
+LONG_ENOUGH = 10_000  # frames
 
 
 def list_plan(
@@ -40,17 +47,18 @@ def list_plan(
         f"confounds {participant.cleaning.confounds}; resampling {group.resample}; scaling {group.scaling}"
     )
     table = Table(*COLUMNS, title=title)
-    failed, warnings = 0, set()
+    failed, warnings = 0, set[str]()
     for scan in scans:
         try:
-            row, warning = _row(scan, participant, group)
+            row, noted = _row(scan, participant, group)
         except InputError as error:
             failed += 1
-            print(f"{PROG}: would fail: {error}", file=sys.stderr)
+            where = "" if str(scan.path) in str(error) else f"{scan.path}: "
+            print(f"{PROG}: would fail: {where}{error}", file=sys.stderr)
             table.add_row(scan.scan_id, scan.kind, *[""] * (len(COLUMNS) - 3), "would fail")
             continue
         table.add_row(scan.scan_id, scan.kind, *row)
-        warnings |= {warning} if warning else set()
+        warnings |= noted
     console = Console()
     if not console.is_terminal:  # a file gets whole lines
         console = Console(width=240)
@@ -60,24 +68,38 @@ def list_plan(
     return DONE if not failed else (SOME_FAILED if failed < len(scans) else WRONG_INPUT)
 
 
-def _row(scan: ScanSource, participant: ParticipantOptions, group: GroupOptions) -> tuple[list[str], str]:
-    from bjepa.preproc.clean import confounds_beside
-    from bjepa.preproc.read_scan import read_header
+def _row(
+    scan: ScanSource, participant: ParticipantOptions, group: GroupOptions
+) -> tuple[list[str], set[str]]:
+    """The columns after scan and kind, and what is to be noted; refused as the run refuses."""
+    from bjepa.preproc.clean import plan_cleaning
+    from bjepa.preproc.participant_stage import _confounds
+    from bjepa.preproc.read_scan import check_smoothing, n_frames_whole, read_header
     from bjepa.preproc.repetition_time import decide_t_r
     from bjepa.preproc.resample import plan_resampling
 
     header = read_header(scan)
     t_r = decide_t_r(scan, header.t_r, participant.t_r)
-    n_frames = header.n_frames
-    plan = plan_resampling(t_r, n_frames or 0, group.resampling)
-    confounds = scan.confounds or confounds_beside(scan.path)
+    if scan.mask is not None and not scan.mask.is_file():
+        raise InputError(f"{scan.path}: its mask {scan.mask} does not exist.", hint="Mend the manifest.")
+    check_smoothing(scan, participant.smoothing_fwhm)
+    known = n_frames_whole(scan, header)
+    confounds = _confounds(scan, known or 0, participant)
+    if known is None:
+        rows = [len(given) for given in (confounds.values, confounds.sample_mask) if given is not None]
+        n_frames = rows[0] if rows else LONG_ENOUGH
+    else:
+        n_frames = known
+    cleaned = plan_cleaning(n_frames, confounds, participant.cleaning, t_r=t_r)
+    plan = plan_resampling(t_r, n_frames - cleaned.n_dropped, group.resampling)
     return [
-        "?" if n_frames is None else str(n_frames),
+        "?" if known is None else str(known),
         f"{t_r:g}",
         str(plan.stride),
         f"{plan.t_r_out:g}",
-        "?" if n_frames is None else str(plan.n_frames_out),
-        str(plan.n_phases) if n_frames is not None else str(plan.stride),
+        "?" if known is None else str(plan.n_frames_out),
+        str(plan.n_phases),
         "yes" if scan.mask is not None else "none",
-        "yes" if confounds is not None else "none",
-    ], plan.warning
+        "0" if confounds.values is None else str(confounds.values.shape[1]),
+        str(int(cleaned.censored.sum())),
+    ], {warning for warning in (plan.warning, *cleaned.warnings) if warning}

@@ -39,6 +39,7 @@ __all__ = [
     "confounds_beside",
     "load_confounds",
     "normalise_mean",
+    "plan_cleaning",
 ]
 
 GRAND_MEAN = 10_000.0  # as FSL and SPM users expect
@@ -122,6 +123,15 @@ def clean_timeseries(
     _fill(cleaned, keep)
     warnings = tuple(_warnings(confounds, options, n_degrees, int(keep.sum())))
     return Cleaned(cleaned.astype(np.float32), ~keep, n_dropped, n_degrees, warnings)
+
+
+def plan_cleaning(n_frames: int, confounds: Confounds, options: CleaningOptions, *, t_r: float) -> Cleaned:
+    """What cleaning makes of any scan of `n_frames` frames, refused as there; its series is made up.
+
+    One region of noise is cleaned: that takes milliseconds and cannot differ from what is done to a scan.
+    """
+    made_up = np.random.default_rng(0).normal(size=(n_frames, 1)).astype(np.float32)
+    return clean_timeseries(made_up, confounds, options, t_r=t_r)
 
 
 def normalise_mean(

@@ -39,6 +39,25 @@ def read_header(source: ScanSource) -> Header:
     return Header(None, None)
 
 
+def n_frames_whole(source: ScanSource, header: Header) -> int | None:
+    """Frames of the scan once those that XCP-D has cut out are put back; None where no header tells."""
+    if source.outliers is None:
+        return header.n_frames
+    outliers = read_outliers(source.outliers)
+    if header.n_frames is not None:  # of another number than was kept: refused
+        put_back(np.zeros((header.n_frames, 1)), outliers, where=source.path)
+    return len(outliers)
+
+
+def check_smoothing(source: ScanSource, smoothing_fwhm: float | None) -> None:
+    """Raises InputError where a scan that is no volume shall be smoothed."""
+    if smoothing_fwhm and source.kind != "volume":
+        raise InputError(
+            f"{source.path}: --smoothing-fwhm smooths volumes; this is a {source.kind} file.",
+            hint="Leave it out, or give the NIfTI run.",
+        )
+
+
 def read_regions(
     source: ScanSource,
     atlas: Atlas,
@@ -52,11 +71,7 @@ def read_regions(
     Frames that XCP-D cut out of an image are put back (interpolated), so that time is regular; the caller
     marks them as censored. Raises InputError where the scan cannot be read.
     """
-    if smoothing_fwhm and source.kind != "volume":
-        raise InputError(
-            f"{source.path}: --smoothing-fwhm smooths volumes; this is a {source.kind} file.",
-            hint="Leave it out, or give the NIfTI run.",
-        )
+    check_smoothing(source, smoothing_fwhm)
     if source.kind == "series":
         return read_series(source, atlas, layout)
     if source.kind == "dtseries":

@@ -254,3 +254,121 @@ def test_every_scaling_can_be_undone(bold: Path, own: list[str], tmp_path: Path,
     for number in range(len(raw)):
         assert_allclose(scaled.unscale(scaled[number], series=number), raw[number], rtol=3e-7)
     _run("--check", tmp_path / "out")
+
+
+# --- the plan foretells the run -----------------------------------------------------------------------------
+
+
+def _planned(told: str) -> pd.DataFrame:
+    """The plan's table as text, by scan; a scan that would fail has no row."""
+    lines = [line for line in told.splitlines() if "┃" in line or ("│" in line and "would fail" not in line)]
+    cells = [[cell.strip() for cell in line.replace("┃", "│").split("│")[1:-1]] for line in lines]
+    return pd.DataFrame(cells[1:], columns=cells[0]).set_index("scan")
+
+
+def _manifest(bold: Path, n_non_steady: int) -> Path:
+    """The scans, each with confounds as fMRIPrep has them: six of motion, and so many non-steady frames."""
+    rows = "path\tparticipant_id\tt_r\tconfounds\n"
+    rng = np.random.default_rng(5)
+    for scan, image in enumerate(sorted(bold.glob("*.nii.gz"))):
+        values = rng.normal(size=(40 + scan, 6))
+        table = pd.DataFrame(values, columns=[f"{k}_{x}" for k in ("trans", "rot") for x in "xyz"])
+        for frame in range(n_non_steady):
+            table[f"non_steady_state_outlier{frame:02d}"] = (np.arange(40 + scan) == frame) * 1.0
+        path = bold.parent / f"sub-{scan:02d}_desc-confounds_timeseries.tsv"
+        table.to_csv(path, sep="\t", index=False)
+        rows += f"{image}\tsub-{scan:02d}\t{(0.8, 2.0, 3.1)[scan]}\t{path}\n"
+    (bold.parent / "list.tsv").write_text(rows)
+    return bold.parent / "list.tsv"
+
+
+MOTION = '{"strategy": ["motion"], "motion": "basic"}'
+
+
+@pytest.mark.parametrize(
+    ("options", "n_confounds"),
+    [
+        (("--drop-initial", "10"), 0),
+        (("--drop-initial", "auto"), 0),
+        (("--drop-initial", "auto", "--resample", "decimate", "--low-pass", "0.1"), 0),
+        (("--confounds", "motion.json"), 6),
+    ],
+)
+def test_the_plan_has_the_frames_and_confounds_of_the_run(
+    options: tuple[str, ...],
+    n_confounds: int,
+    bold: Path,
+    own: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "motion.json").write_text(MOTION)
+    options = tuple(str(tmp_path / o) if o.endswith(".json") else o for o in options)
+    argv = (_manifest(bold, n_non_steady=3), tmp_path / "out", *own, *options)
+    _run(*argv, "--dry-run")
+    plan = _planned(capsys.readouterr().out)
+    assert not (tmp_path / "out").exists()
+    _run(*argv)
+    made = pd.read_csv(tmp_path / "out/scans.tsv", sep="\t").set_index("scan_id")
+    assert len(made) == N_SCANS and set(plan.index) == set(made.index)
+    for scan_id, row in made.iterrows():
+        (path,) = (tmp_path / "out").rglob(f"{scan_id}_*_timeseries.json")
+        facts = json.loads(path.read_text())
+        told = plan.loc[str(scan_id)]
+        assert int(told["frames"]) == row["n_frames_in"] and int(told["frames out"]) == row["n_frames"]
+        assert int(told["series"]) == row["n_phases"] and int(told["censored"]) == facts["n_censored"]
+        assert int(told["confounds"]) == len(facts["confounds"]) == n_confounds
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        (("--low-pass", "0.4"), 3, "--low-pass must be in (0, 0.25) Hz"),  # 0.8 s has a half rate of 0.625 Hz
+        (("--low-pass", "0.7"), 2, "--low-pass must be in"),
+        (("--confounds", "simple"), 2, "there is no"),
+        (("--drop-initial", "39"), 3, "leaves 1 of 40"),
+        (("--drop-initial", "auto"), 2, "counts the non-steady-state frames"),
+        (("--low-pass", "0.1", "--drop-initial", "30"), 2, "too few for the filter"),
+    ],
+)
+def test_the_plan_fails_where_the_run_fails(
+    options: tuple[str, ...],
+    status: int,
+    says: str,
+    bold: Path,
+    own: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for more in (("--dry-run",), ("participant",)):
+        _run(bold, tmp_path / "out", *own, *options, *more, expect=status)
+        assert says in capsys.readouterr().err
+
+
+def test_the_plan_misses_an_absent_mask_and_counts_censored_frames(
+    bold: Path, own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = bold / "sub-01_ses-a_task-rest_bold.nii.gz"
+    (tmp_path / "mask.tsv").write_text(f"path\tt_r\tmask\n{scan}\t2\tabsent.nii.gz\n")
+    for more in (("--dry-run",), ()):
+        _run(tmp_path / "mask.tsv", tmp_path / "out", *own, *more, expect=2)
+        assert f"mask {tmp_path / 'absent.nii.gz'} does not exist" in capsys.readouterr().err
+
+    table = pd.DataFrame(
+        np.random.default_rng(6).normal(size=(41, 6)),
+        columns=[f"{k}_{x}" for k in ("trans", "rot") for x in "xyz"],
+    )
+    table["framewise_displacement"], table["std_dvars"] = np.where(np.arange(41) % 9 == 4, 2.0, 0.1), 0.5
+    table.to_csv(tmp_path / "sub-01_desc-confounds_timeseries.tsv", sep="\t", index=False)
+    strategy = {"strategy": ["motion", "scrub"], "motion": "basic", "scrub": 0, "fd_threshold": 0.5}
+    (tmp_path / "scrub.json").write_text(json.dumps(strategy))
+    rows = f"path\tt_r\tconfounds\n{scan}\t2\tsub-01_desc-confounds_timeseries.tsv\n"
+    (tmp_path / "list.tsv").write_text(rows)
+    argv = (tmp_path / "list.tsv", tmp_path / "out", *own, "--confounds", tmp_path / "scrub.json")
+    _run(*argv, "--dry-run")
+    (told,) = _planned(capsys.readouterr().out).to_dict("records")
+    _run(*argv)
+    (path,) = (tmp_path / "out").rglob("*_timeseries.json")
+    facts = json.loads(path.read_text())
+    assert int(told["censored"]) == facts["n_censored"] > 0
+    assert int(told["confounds"]) == len(facts["confounds"]) == 6
