@@ -14,6 +14,9 @@ DONE, NOTHING_DONE, WRONG_INPUT, SOME_FAILED = 0, 1, 2, 3
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
+_WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 class _Parser(argparse.ArgumentParser):
     """Shows its examples as written, and keeps exit status 2 for usage."""
 
@@ -91,6 +94,14 @@ def run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace, 
     except InputError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return WRONG_INPUT
+    except OSError as error:  # a folder that cannot be written, a full disk
+        logging.getLogger(prog).debug("traceback:", exc_info=True)
+        where = error.filename if error.filename is not None else "the file system"
+        print(
+            f"{prog}: error: {where}: {error.strerror or error}. Check path, rights and space.",
+            file=sys.stderr,
+        )
+        return WRONG_INPUT if isinstance(error, _WRONG_PATH) else NOTHING_DONE
     except KeyboardInterrupt:
         print(f"{prog}: stopped by the user; what is finished is kept.", file=sys.stderr)
         return NOTHING_DONE

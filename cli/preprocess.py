@@ -1,9 +1,11 @@
 """bjepa-preprocess: scans to regional time series, scaled, in shards."""
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bjepa.cli._common import DONE, NOTHING_DONE, SOME_FAILED, WRONG_INPUT, run
@@ -19,6 +21,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(PROG)
 
+FILTERS = ("participant_label", "session_label", "task_id", "run_id", "bids_filter_file")
+# options that decide the numbers of one scan -> their names in the facts of a scan
+OF_A_SCAN = {
+    "confounds": "cleaning.confounds",
+    "high_pass": "cleaning.high_pass",
+    "low_pass": "cleaning.low_pass",
+    "drop_initial": "cleaning.drop_initial",
+    "smoothing_fwhm": "smoothing_fwhm",
+    "normalise_mean": "normalise_mean",
+    "min_coverage": "min_coverage",
+    "max_missing": "max_missing",
+    "t_r": "t_r",
+    "series_atlas": "layout.atlas",
+    "series_axis": "layout.axis",
+    "series_columns": "layout.columns",
+    "series_variable": "layout.variable",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, return the exit status."""
@@ -28,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("the arguments INPUT and OUTPUT are required (or --check OUTPUT)")
     if args.check is not None and args.input is not None:
         p.error(f"--check {args.check} verifies one output folder and takes no INPUT, got {args.input}")
+    if args.export and args.stage == "participant":
+        p.error("--export writes what the stage 'group' has made; it goes with 'group' or with both stages")
     if args.check_all and args.check is None:
         p.error("--check-all goes with --check OUTPUT")
     return run(_preprocess if args.check is None else _check, args, prog=PROG)
@@ -39,6 +61,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     from bjepa.preproc.exports import check_exports
     from bjepa.preproc.inputs import find_scans
 
+    args.input = args.input.absolute()  # the same scan, however INPUT is written
     dataset = find_scans(args.input, _filter(args), exclude=args.output)
     atlas = _atlas(args, dataset.scans)
     participant, group = _options(args, dataset, atlas)
@@ -46,6 +69,9 @@ def _preprocess(args: argparse.Namespace) -> int:
     if args.dry_run:
         return list_plan(dataset.scans, atlas, participant, group)
 
+    scan_files.check_output_is_ours(args.output)
+    if args.stage == "group":
+        _refuse_unused(args, participant)
     scan_files.write_description(args.output, args.input, dataset.made_by)
     failures: list[Failure] = []
     if args.stage != "group":
@@ -54,7 +80,7 @@ def _preprocess(args: argparse.Namespace) -> int:
             return WRONG_INPUT if all(f.error == "InputError" for f in failures) else NOTHING_DONE
     if args.stage != "participant":
         _group_stage(args, atlas, group)
-    return SOME_FAILED if failures else DONE
+    return SOME_FAILED if any(scan_files.read_failures(args.output)) else DONE
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -174,6 +200,45 @@ def _confounds(given: str | None, dataset: "Dataset") -> "str | dict[str, Any]":
 
     to_clean = dataset.made_by.lower() == "fmriprep" and dataset.scans[0].kind != "series"
     return parse_strategy(given or ("simple" if to_clean else "none"))
+
+
+def _refuse_unused(args: argparse.Namespace, options: "ParticipantOptions") -> None:
+    """Options of the stage participant that are given to the stage group must be those its scans have."""
+    from dataclasses import asdict
+
+    from bjepa.preproc.scan_files import read_facts
+    from bjepa.preproc.scan_records import scan_paths
+
+    if filters := [name for name in FILTERS if getattr(args, name)]:
+        log.warning(
+            "%s: the stage 'group' takes every finished scan of %s.", _options_of(filters), args.output
+        )
+    paths = scan_paths(args.output)
+    given = [name for name in OF_A_SCAN if getattr(args, name) != parser().get_default(name)]
+    if not (given and paths):
+        return
+    done = _flat(read_facts(Path(paths[0]))["options"])
+    wanted = _flat(asdict(options))
+    for name in given:
+        key = OF_A_SCAN[name]
+        if json.dumps(wanted[key]) != json.dumps(done.get(key)):
+            raise InputError(
+                f"{_options_of([name])} {getattr(args, name)} belongs to the stage 'participant'; the scans "
+                f"of {args.output} were done with {done.get(key)!r}.",
+                hint="Run the stage 'participant' with it first, or leave it out.",
+            )
+
+
+def _options_of(names: Sequence[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
+
+
+def _flat(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a scan with those of its cleaning and layout beside them."""
+    flat = {k: v for k, v in options.items() if not isinstance(v, dict) or k not in ("cleaning", "layout")}
+    for part in ("cleaning", "layout"):
+        flat |= {f"{part}.{k}": v for k, v in options.get(part, {}).items()}
+    return flat
 
 
 # --- the stages ---------------------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ def _is_alive(pid: int) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        # a file name that is no UTF-8 is told as its bytes; in JSON that is its own escape
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_tsv(path: Path, table: Any, *, float_format: str | None = None) -> None:

@@ -22,6 +22,7 @@ from bjepa.preproc.resample import (
     resample_series,
 )
 from bjepa.preproc.scaling import FITS_NOTHING, ScalingMethod
+from bjepa.preproc.scan_files import failed_scans
 from bjepa.preproc.scan_records import Common, ScanRecord, read_records, scan_paths
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,11 @@ def plan_members(
             "%d finished scans of other atlases in %s are left out, e.g. %s.",
             *(foreign.n_scans, output, foreign.example),
         )
+    records = _without_failed(records, output)
     if not records:
         raise InputError(f"{output} holds no finished scan.", hint="Run the stage 'participant' first.")
+    _refuse_moved_atlas(common, atlas)
+    _tell_of_vanished(records)
     for name, versions in common.software.items():
         if isinstance(versions, list):
             log.warning("The scans were made with several versions of %s: %s.", name, ", ".join(versions))
@@ -111,6 +115,40 @@ def plan_members(
     for warning, n_scans in warnings.most_common():
         log.warning("%d scans: %s", n_scans, warning)
     return members, common
+
+
+def _without_failed(records: list[ScanRecord], output: Path) -> list[ScanRecord]:
+    """A scan that failed when it was last tried has files of an earlier try: they are not its result."""
+    failed = failed_scans(output)
+    left_out = [scan.scan_id for scan in records if scan.scan_id in failed]
+    if left_out:
+        log.warning(
+            "%d scans failed when last tried and are left out; files of an earlier try exist, e.g. of %s.",
+            *(len(left_out), left_out[0]),
+        )
+    return [scan for scan in records if scan.scan_id not in failed]
+
+
+def _refuse_moved_atlas(common: Common, atlas: Atlas) -> None:
+    """The same labels at another place are other regions."""
+    for place, scan_id in common.places.items():
+        if place and list(place) != atlas.place:
+            raise InputError(
+                f"{scan_id} was averaged with labels at another place: affine {list(place)[:12]}, "
+                f"the atlas given has {atlas.place[:12]}.",
+                hint="Run the stage 'participant' again with this atlas.",
+            )
+
+
+def _tell_of_vanished(records: list[ScanRecord]) -> None:
+    """Scans whose file has been removed or renamed stay; where no file is in reach nothing can be told."""
+    gone = [scan for scan in records if not Path(scan.source).exists()]
+    if 0 < len(gone) < len(records):
+        log.warning(
+            "%d of %d scans are of files that are no longer there, e.g. %s; they stay in the shards. Delete "
+            "their files in OUTPUT to leave them out.",
+            *(len(gone), len(records), gone[0].source),
+        )
 
 
 def _fitting_participants(records: list[ScanRecord], options: GroupOptions) -> frozenset[str]:

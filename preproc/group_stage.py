@@ -127,7 +127,22 @@ def _fit(
             watch.scan(member.scan.scan_id)
         if fit.wants_pass:
             fit.end_pass()
-    return fit.result()
+    scaling = fit.result()
+    _refuse_unscaled(members, scaling, atlas.table["name"].tolist())
+    return scaling
+
+
+def _refuse_unscaled(members: list[Member], scaling: Scaling, names: list[str]) -> None:
+    """A region that no fitting scan has cannot be scaled in the scans that have it."""
+    unseen = np.array(scaling.unseen, dtype=np.int64)
+    had = [m.scan.scan_id for m in members if len(unseen) and m.scan.valid[unseen].any()]
+    if had:
+        told = ", ".join(names[i] for i in unseen[:5])
+        raise InputError(
+            f"--scaling-participants: {len(unseen)} regions ({told}{', …' if len(unseen) > 5 else ''}) are "
+            f"missing in every scan that fits the scaling, and there in {len(had)} others, e.g. {had[0]}.",
+            hint="Name participants who have them, or leave those scans out.",
+        )
 
 
 # --- writing ------------------------------------------------------------------------------------------------

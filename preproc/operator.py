@@ -15,6 +15,9 @@ entries of W (2 ms a volume at 2 mm and 6 mm FWHM), not a filter over every volu
 """
 
 import hashlib
+import logging
+import zipfile
+import zlib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,6 +29,8 @@ from scipy import sparse
 
 from bjepa.preproc.atlas import Atlas
 from bjepa.preproc.files import write_aside
+
+log = logging.getLogger(__name__)
 
 _FORMAT = 2  # part of the cache's file name: change it when the matrix changes
 
@@ -132,11 +137,8 @@ def cached_operator(
     )
     key = hashlib.sha256(grid.tobytes() + atlas.sha256.encode()).hexdigest()[:16]
     path = folder / f"operator-v{_FORMAT}-{key}.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as kept:
-            parts = (kept["data"], kept["indices"], kept["indptr"])
-            weights = sparse.csr_array(parts, shape=(atlas.n_rois, len(kept["voxels"])))
-            return Operator(kept["voxels"], weights, kept["n_atlas_voxels"])
+    if (kept := _read_kept(path, atlas.n_rois)) is not None:
+        return kept
     operator = _operator(atlas, shape, affine, smoothing_fwhm)
     w = operator.weights
     with write_aside(path) as aside:
@@ -149,6 +151,20 @@ def cached_operator(
             n_atlas_voxels=operator.n_atlas_voxels,
         )
     return operator
+
+
+def _read_kept(path: Path, n_rois: int) -> Operator | None:
+    """The operator of a file; None where there is none, or it is damaged and must be built again."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            parts = (kept["data"], kept["indices"], kept["indptr"])
+            weights = sparse.csr_array(parts, shape=(n_rois, len(kept["voxels"])))
+            return Operator(kept["voxels"], weights, kept["n_atlas_voxels"])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        log.warning("%s is damaged (%s) and is made again.", path, error)
+        return None
 
 
 def _operator(

@@ -112,23 +112,21 @@ def _try_scan(source: ScanSource, job: _Job) -> tuple[str, Failure | None]:
         with threadpool_limits(1):  # sums of several threads differ in their last bits from run to run
             process_scan(source, job)
     except InputError as error:
-        named = str(source.path) in error.message
-        message = error.message if named else f"{source.path}: {error.message}"
-        failure = Failure(str(source.path), "participant", "InputError", message, error.hint)
+        failure = _failure(source, "InputError", error.message, error.hint)
     except Exception as error:  # a fault of ours or of a library must not stop the other scans
         log.debug("%s", source.path, exc_info=True)
-        failure = Failure(
-            str(source.path),
-            "participant",
-            type(error).__name__,
-            f"{source.path}: {error}",
-            "Please report this.",
-        )
+        failure = _failure(source, type(error).__name__, str(error), "Please report this.")
     else:
         scan_files.forget_failure(job.output, source)
         return source.scan_id, None
     scan_files.write_failure(job.output, source, failure)
     return source.scan_id, failure
+
+
+def _failure(source: ScanSource, error: str, message: str, hint: str) -> Failure:
+    """Told with the scan's file."""
+    message = message if str(source.path) in message else f"{source.path}: {message}"
+    return Failure(str(source.path), "participant", error, message, hint)
 
 
 def process_scan(source: ScanSource, job: _Job) -> None:
@@ -187,7 +185,13 @@ def _confounds(source: ScanSource, n_frames: int, options: ParticipantOptions) -
     """What is known of the scan's nuisance: fMRIPrep's table or one of its own, or what XCP-D left."""
     strategy = options.cleaning.confounds
     if not source.denoised:
-        return load_confounds(source.path, source.confounds, strategy)
+        known = load_confounds(source.path, source.confounds, strategy)
+        if known.fd is not None and len(known.fd) != n_frames:  # with a strategy, cleaning refuses them
+            log.warning(
+                "%s: its confounds have %d rows, it has %d frames.", source.path, len(known.fd), n_frames
+            )
+            return replace(known, fd=None, dvars=None) if strategy == "none" else known
+        return known
     if strategy != "none":
         raise InputError(
             f"{source.path} has been denoised already; --confounds {strategy} would clean it twice.",
@@ -222,7 +226,8 @@ def _key(source: ScanSource, job: _Job, t_r: float) -> str:
         if not path.is_file():
             raise InputError(f"{source.path}: its {what} {path} does not exist.", hint="Mend the manifest.")
         stats.append((what, str(path), path.stat().st_size, path.stat().st_mtime_ns))
-    said = [stats, job.atlas.sha256, asdict(job.options), t_r, job.hash_sources, software_versions()["bjepa"]]
+    atlas = [job.atlas.sha256, job.atlas.place]
+    said = [stats, atlas, asdict(job.options), t_r, job.hash_sources, software_versions()["bjepa"]]
     return sha256_of_json(said)[:32]
 
 
@@ -278,6 +283,7 @@ def _facts(
         "options": asdict(job.options),
         "atlas": job.atlas.name,
         "atlas_sha256": job.atlas.sha256,
+        "atlas_place": job.atlas.place,
         "software": software_versions(),
         "bjepa_version": software_versions()["bjepa"],
     }

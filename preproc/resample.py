@@ -24,6 +24,7 @@ Phases = Literal["all", "first"]
 
 TARGET_T_R = (0.05, 60.0)  # s
 SAME_T_R = 1e-3  # relative: headers and sidecars round differently (float32, ms)
+MAX_STRIDE = 127  # phases are int8 in a shard
 FAR_FROM_TARGET = 0.15  # of the target: 3 x 0.735 s is 10 % off 2 s and usual; 2 x 0.8 s is 20 % off
 
 # The low-pass filter of `decimate`, in units of the new half rate: flat to 0.8, 60 dB down at 1.0, so that
@@ -82,6 +83,11 @@ def plan_resampling(t_r: float, n_frames: int, options: ResampleOptions) -> Resa
             warning=warning,
         )
     stride = stride_of(t_r, target, options.how)
+    if stride > MAX_STRIDE:
+        raise InputError(
+            f"--target-t-r {target:g} s is {stride} times the t_r of {t_r:g} s; {MAX_STRIDE} are allowed.",
+            hint="Check --t-r and --target-t-r (seconds).",
+        )
     t_r_out = t_r * stride
     if options.how == "stride" and not slower and abs(t_r_out - target) > FAR_FROM_TARGET * target:
         warning = (

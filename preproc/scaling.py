@@ -45,11 +45,15 @@ class ScanPart:
 
 @dataclass(frozen=True)
 class Scaling:
-    """median, iqr : (n_rois,) float64; in the units of the scans, of SDs for zscore-scan (there 0 and 1)."""
+    """median, iqr : (n_rois,) float64; in the units of the scans, of SDs for zscore-scan (there 0 and 1).
+
+    unseen : numbers of the regions that no scan had that fitted it (their median is 0, their IQR 1)
+    """
 
     method: ScalingMethod
     median: NDArray[np.float64]
     iqr: NDArray[np.float64]
+    unseen: tuple[int, ...] = ()
 
     def apply(self, timeseries: NDArray[np.float32], part: ScanPart | None = None) -> NDArray[np.float32]:
         """(n_frames, n_rois) float32, scaled; `part` as `scan_part` gives it."""
@@ -137,7 +141,7 @@ class ScalingFit:
             self._n_participants, self._means = len(means), None
 
     def result(self) -> Scaling:
-        """The scaling; median 0 and IQR 1 in a region that no scan has.
+        """The scaling; median 0 and IQR 1 in a region that no scan has that was added (`unseen`).
 
         Raises
         ------
@@ -154,7 +158,8 @@ class ScalingFit:
         else:
             size = np.abs(median) if self.method == "robust" else self._size.value()
             self._refuse_flat(np.flatnonzero(iqr <= VANISHING * size))
-        return Scaling(self.method, np.nan_to_num(median), np.nan_to_num(iqr, nan=1.0))
+        unseen = tuple(np.flatnonzero(np.isnan(median)).tolist())
+        return Scaling(self.method, np.nan_to_num(median), np.nan_to_num(iqr, nan=1.0), unseen)
 
     def _refuse_flat(self, flat: NDArray[np.intp]) -> None:
         if len(flat):

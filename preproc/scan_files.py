@@ -9,7 +9,7 @@ killed between the two files leaves a scan that is done again, never one that is
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import bjepa
-from bjepa.preproc.files import write_aside, write_json, write_tsv
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.files import sha256_of_json, write_aside, write_json, write_tsv
 from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.inputs.bids import clean_label
 
+MAKER = "bjepa-preprocess"
 _FAILURES = Path("work") / "failures"
+_REPLACED = ("atlas", "shards", "scans.tsv", "failures.tsv", "scaling.tsv", "report.html")  # by a run
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Failure:
     error: str
     message: str
     hint: str
+
+
+_FAILURE_FIELDS = tuple(field.name for field in fields(Failure))
 
 
 def scan_stem(output: Path, source: ScanSource, atlas_name: str) -> Path:
@@ -80,25 +86,47 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def write_failure(output: Path, source: ScanSource, failure: Failure) -> None:
     """Keep why a scan failed, in a file of its own: many processes may fail at once."""
-    write_json(output / _FAILURES / f"{source.scan_id}.json", asdict(failure))
+    write_json(_note(output, source.scan_id), {"scan_id": source.scan_id} | asdict(failure))
 
 
 def forget_failure(output: Path, source: ScanSource) -> None:
     """The scan has been done after all."""
-    (output / _FAILURES / f"{source.scan_id}.json").unlink(missing_ok=True)
+    _note(output, source.scan_id).unlink(missing_ok=True)
 
 
 def forget_vanished_failures(output: Path) -> None:
-    """A scan whose file is no longer there has not failed; it is gone."""
+    """A scan whose file is no longer there has not failed; it is gone. A damaged note says nothing."""
     for path in (output / _FAILURES).glob("*.json"):
-        if not Path(json.loads(path.read_text(encoding="utf-8"))["source"]).exists():
+        note = _read_note(path)
+        if note is None or not Path(note["source"]).exists():
             path.unlink(missing_ok=True)
 
 
 def read_failures(output: Path) -> Iterator[Failure]:
     """All failures kept, by scan_id."""
     for path in sorted((output / _FAILURES).glob("*.json")):
-        yield Failure(**json.loads(path.read_text(encoding="utf-8")))
+        if (note := _read_note(path)) is not None:
+            yield Failure(**{name: note[name] for name in _FAILURE_FIELDS})
+
+
+def failed_scans(output: Path) -> set[str]:
+    """scan_id of the scans that failed when they were last tried."""
+    notes = (_read_note(path) for path in (output / _FAILURES).glob("*.json"))
+    return {note["scan_id"] for note in notes if note is not None and "scan_id" in note}
+
+
+def _note(output: Path, scan_id: str) -> Path:
+    """A scan's note; a name too long for a file system (255 bytes) is told by its hash."""
+    short = scan_id if len(scan_id) < 200 else sha256_of_json(scan_id)[:32]
+    return output / _FAILURES / f"{short}.json"
+
+
+def _read_note(path: Path) -> dict[str, str] | None:
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) and note.keys() >= set(_FAILURE_FIELDS) else None
 
 
 def write_failures_table(output: Path) -> None:
@@ -106,6 +134,27 @@ def write_failures_table(output: Path) -> None:
     rows = [asdict(failure) for failure in read_failures(output)]
     table = pd.DataFrame(rows, columns=["source", "stage", "error", "message", "hint"])
     write_tsv(output / "failures.tsv", table)
+
+
+def check_output_is_ours(output: Path) -> None:
+    """Refuse an OUTPUT that is not a folder, or a folder that somebody else has made: much would be replaced.
+
+    Raises InputError; a folder that is absent, empty, or made by bjepa-preprocess passes.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"OUTPUT {output} is a file.", hint="Give a folder, new or of an earlier run.")
+    path = output / "dataset_description.json"
+    try:
+        made_by = json.loads(path.read_text(encoding="utf-8"))["GeneratedBy"][0]["Name"]
+    except FileNotFoundError:
+        made_by = MAKER if not any((output / name).exists() for name in _REPLACED) else "something else"
+    except (OSError, ValueError, LookupError, TypeError):
+        made_by = "something else"
+    if made_by != MAKER:
+        raise InputError(
+            f"OUTPUT {output} is a folder of {made_by}, not of {MAKER}: its tables and shards would be lost.",
+            hint="Give a folder of its own, new or of an earlier run.",
+        )
 
 
 def write_description(output: Path, source: Path, made_by: str) -> None:
@@ -116,7 +165,7 @@ def write_description(output: Path, source: Path, made_by: str) -> None:
             "Name": "bjepa regional time series",
             "BIDSVersion": "1.9.0",
             "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "bjepa-preprocess", "Version": bjepa.__version__}],
+            "GeneratedBy": [{"Name": MAKER, "Version": bjepa.__version__}],
             "SourceDatasets": [
                 {"URL": source.resolve().as_uri()} | ({"Description": made_by} if made_by else {})
             ],

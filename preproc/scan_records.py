@@ -105,6 +105,7 @@ class Common:
     def __init__(self) -> None:
         self.options: dict[str, Any] | None = None
         self.spaces: set[str] = set()
+        self.places: dict[tuple[float, ...], str] = {}  # of the atlas -> a scan
         self._versions: dict[str, set[str]] = {}
         self._first = ""
 
@@ -116,8 +117,10 @@ class Common:
         if options != self.options:
             raise InputError(
                 f"{self._first} was done with {self.options}, {facts['scan_id']} with {options}.",
-                hint="Run the stage 'participant' for all scans with the same options.",
+                hint="Run the stage 'participant' for all scans with the same options; delete the files of "
+                f"scans that INPUT no longer has (sub-*/**/{self._first}_* or {facts['scan_id']}_*).",
             )
+        self.places.setdefault(tuple(facts.get("atlas_place", ())), facts["scan_id"])
         self.spaces.add(facts["space"])
         for name, version in facts.get("software", {}).items():
             self._versions.setdefault(name, set()).add(version)
@@ -166,7 +169,7 @@ def read_records(
                 continue
             record = _record(json_path, facts, n_rois)
             _check_series(record)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, TypeError) as error:
             damaged.append(f"{json_path} ({error})")
             continue
         common.add(facts)

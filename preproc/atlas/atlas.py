@@ -95,6 +95,16 @@ class Atlas:
             return hashlib.sha256("\n".join(self.table["name"]).encode()).hexdigest()
         return hashlib.sha256(self.labels.tobytes()).hexdigest()
 
+    @cached_property
+    def place(self) -> list[float]:
+        """Where the labels lie: the affine of a volume, row by row (mm, rounded to 1e-6); else nothing."""
+        if self.kind != "volume":
+            return []
+        rounded: list[float] = (
+            np.round(np.asarray(self.labels_img.affine, dtype=np.float64), 6).ravel().tolist()
+        )
+        return rounded
+
 
 def load_atlas(
     name: str | Path = DEFAULT_ATLAS,

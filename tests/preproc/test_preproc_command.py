@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -160,7 +161,7 @@ def test_bad_files_are_told_and_the_good_ones_done(
         "no usable repetition time",
         "exactly 1 s",
         "no orientation",
-        "sidecar says t_r 700",
+        "sidecar or manifest says t_r 700",
     ]
     for message, part in zip(failures["message"], says, strict=True):
         assert part in message
@@ -284,6 +285,110 @@ def test_missing_regions_are_marked_and_too_many_fail(
     scans = pd.read_csv(tmp_path / "out/scans.tsv", sep="\t")
     assert scans["n_missing_rois"].tolist() == [0, 1, 0] and scans["coverage_min"].tolist() == [1, 0, 1]
     assert "Scans with missing regions" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_scan_that_fails_when_done_again_leaves_the_shards(
+    bold: Path, tmp_path: Path, atlas_options: list[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _run(bold, out, *atlas_options) == 0
+    kept = (bold / "sub-02_task-rest_bold.nii.gz").read_bytes()
+    (bold / "sub-02_task-rest_bold.nii.gz").write_bytes(kept[:200])
+    assert _run(bold, out, *atlas_options) == 3
+    assert ShardReader(out).scans["participant_id"] == ["sub-01", "sub-03"]
+    assert _run(bold, out, "group", *atlas_options) == 3  # failures.tsv still has it
+    (bold / "sub-02_task-rest_bold.nii.gz").write_bytes(kept)
+    assert _run(bold, out, *atlas_options) == 0
+    assert ShardReader(out).scans["participant_id"] == ["sub-01", "sub-02", "sub-03"]
+
+
+def test_labels_at_another_place_are_another_atlas(
+    bold: Path, tmp_path: Path, atlas_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    assert _run(bold, out, *atlas_options) == 0
+    moved = AFFINE.copy()
+    moved[0, 3] += 3  # the same labels, a voxel to the side
+    labels = np.asarray(nib.load(tmp_path / "own.nii.gz").dataobj)
+    nib.save(nib.Nifti1Image(labels, moved), tmp_path / "own.nii.gz")
+    assert _run(bold, out, "group", *atlas_options) == 2
+    assert "labels at another place" in capsys.readouterr().err
+    assert _run(bold, out, *atlas_options) == 0 and _run(bold, fresh, *atlas_options) == 0
+    shards = [folder / "shards/shard-00000.h5" for folder in (out, fresh)]
+    assert shards[0].read_bytes() == shards[1].read_bytes()
+
+
+def test_the_group_stage_ignores_no_option(
+    bold: Path, tmp_path: Path, atlas_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _run(bold, out, "participant", *atlas_options, "--drop-initial", "2") == 0
+    assert _run(bold, out, "group", *atlas_options, "--high-pass", "0.01") == 2
+    assert "--high-pass 0.01 belongs to the stage 'participant'" in capsys.readouterr().err
+    assert _run(bold, out, "group", *atlas_options, "--drop-initial", "2") == 0  # as it was done
+    assert main([str(bold), str(out), "group", *atlas_options, "--participant-label", "01"]) == 0
+    assert "--participant-label: the stage 'group' takes every finished scan" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(bold), str(out), "participant", *atlas_options, "--export", "xcpd-tsv"])
+
+
+@pytest.mark.parametrize("kind", ["raw BIDS", "tables", "file", "read-only"])
+def test_somebody_elses_output_is_left_alone(
+    bold: Path, tmp_path: Path, atlas_options: list[str], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    out = tmp_path / "theirs"
+    if kind == "file":
+        out.write_text("mine")
+    elif kind == "read-only":
+        out = Path("/proc/theirs")
+    else:
+        out.mkdir()
+        (out / "scans.tsv").write_text("mine")
+        if kind == "raw BIDS":
+            (out / "dataset_description.json").write_text('{"Name": "mine", "BIDSVersion": "1.9.0"}')
+    assert _run(bold, out, *atlas_options) == 2
+    assert str(out) in capsys.readouterr().err
+    if kind in ("raw BIDS", "tables"):
+        assert (out / "scans.tsv").read_text() == "mine"
+
+
+def test_input_may_be_written_relative_or_absolute(
+    bold: Path, tmp_path: Path, atlas_options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _run(bold, tmp_path / "out", *atlas_options) == 0
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_timeseries.h5")}
+    monkeypatch.chdir(tmp_path)
+    assert _run("bold", "out", *atlas_options) == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert pd.read_csv("out/scans.tsv", sep="\t")["source"][0] == str(bold / "sub-01_task-rest_bold.nii.gz")
+
+
+def test_damaged_operators_are_made_again(bold: Path, tmp_path: Path, atlas_options: list[str]) -> None:
+    out = tmp_path / "out"
+    assert _run(bold, out, *atlas_options) == 0
+    shard = (out / "shards/shard-00000.h5").read_bytes()
+    for path in (out / "work/operators").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    assert _run(bold, out, *atlas_options, "--overwrite") == 0
+    assert (out / "shards/shard-00000.h5").read_bytes() == shard
+
+
+def test_names_that_no_table_can_hold_fail_alone(
+    bold: Path, tmp_path: Path, atlas_options: list[str]
+) -> None:
+    for name in (b"sub-\xff_bold.nii.gz", b"sub-" + b"9" * 230 + b"_bold.nii.gz"):
+        with open(os.path.join(os.fsencode(bold), name), "wb") as file:
+            file.write(b"junk")
+    assert _run(bold, tmp_path / "out", *atlas_options) == 3
+    assert len(pd.read_csv(tmp_path / "out/failures.tsv", sep="\t")) == 2
+    assert len(ShardReader(tmp_path / "out").scans["scan_id"]) == 3
+
+
+def test_a_stride_that_a_shard_cannot_count_is_refused(
+    bold: Path, tmp_path: Path, atlas_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(bold, tmp_path / "out", *atlas_options, "--t-r", "0.2", "--target-t-r", "60") == 2
+    assert "300 times the t_r" in capsys.readouterr().err
 
 
 def test_output_inside_input_is_no_input(bold: Path, atlas_options: list[str]) -> None:

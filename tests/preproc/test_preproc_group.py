@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bjepa.preproc import InputError, ShardReader, scan_files
 from bjepa.preproc.atlas import Atlas, load_atlas
+from bjepa.preproc.files import write_json
 from bjepa.preproc.group_stage import GroupOptions, GroupResult, run_group
 from bjepa.preproc.scaling import SCALING_METHODS
 from bjepa.preproc.scan_records import read_records, scan_paths
@@ -229,7 +230,7 @@ def test_observers_and_progress(atlas: Atlas, output: Path) -> None:
     result = run_group(
         atlas,
         output,
-        GroupOptions(scaling_participants=frozenset({"sub-02"})),
+        GroupOptions(scaling_participants=frozenset({"sub-01", "sub-03"})),
         progress=done.append,
         phase=lambda name, total: passes.append((name, total)),
         observer=observer,
@@ -245,11 +246,35 @@ def test_observers_and_progress(atlas: Atlas, output: Path) -> None:
     assert len(done) == 17
     # observers change nothing, and are served where no scaling wants a pass
     shard = (output / "shards/shard-00000.h5").read_bytes()
-    _run(atlas, output, scaling_participants=frozenset({"sub-02"}))
+    _run(atlas, output, scaling_participants=frozenset({"sub-01", "sub-03"}))
     assert (output / "shards/shard-00000.h5").read_bytes() == shard
     shutil.rmtree(output / "shards")
     run_group(atlas, output, GroupOptions(scaling="none"), progress=done.append, observer=observer)
     assert observer.seen == 2 * ids
+
+
+def test_a_region_that_no_fitting_scan_has_is_refused(atlas: Atlas, output: Path) -> None:
+    """It would be stored in raw units, 40,000 beside values around 1."""
+    with pytest.raises(InputError, match=r"1 regions \(r4\) are missing in every scan that fits"):
+        _run(atlas, output, scaling_participants=frozenset({"sub-02"}))
+    assert not (output / "shards").exists()
+
+
+def test_scans_that_failed_or_vanished(
+    atlas: Atlas, output: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = _run(atlas, output).table["scan_id"].tolist()
+    note = {"source": "x", "stage": "participant", "error": "InputError", "message": "m", "hint": "h"}
+    write_json(output / f"work/failures/{ids[2]}.json", {"scan_id": ids[2], **note})
+    (output / "work/failures/damaged.json").write_text("{")
+    assert _run(atlas, output).table["scan_id"].tolist() == [ids[0], ids[1], *ids[3:]]
+    assert "1 scans failed when last tried and are left out" in caplog.text
+    (output / f"work/failures/{ids[2]}.json").unlink()
+    here = tmp_path / "bold.nii.gz"
+    here.touch()
+    _write(output, 0, atlas, source=str(here))
+    assert _run(atlas, output).table["scan_id"].tolist() == ids
+    assert "4 of 5 scans are of files that are no longer there" in caplog.text
 
 
 def test_shards_are_split_and_hold_the_same(
