@@ -26,7 +26,7 @@ from bjepa.preproc.inputs.bids import clean_label
 
 MAKER = "bjepa-preprocess"
 _FAILURES = Path("work") / "failures"
-_REPLACED = ("atlas", "shards", "scans.tsv", "failures.tsv", "scaling.tsv", "report.html")  # by a run
+_REPLACED = ("shards", "scans.tsv", "failures.tsv", "scaling.tsv")  # by a run
 
 
 @dataclass(frozen=True)
