@@ -6,7 +6,7 @@ The way of a scan, and where to look for each step:
     atlas/      which labels, in which order, and how that is proven
     participant_stage.py, one scan:
         read_scan.py     volume: stream.py, operator.py, extract.py; surface: cifti.py;
-                         table: series_tables.py, number_tables.py
+                         table: series_tables.py, number_tables.py, text_tables.py
         repetition_time.py   given, of the sidecar, or of a header that can be believed
         clean.py         with strategies.py, confounds.py, censoring.py
         report/          qc.py (numbers) and scan_picture.py (the picture)

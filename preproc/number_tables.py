@@ -2,16 +2,13 @@
 
     .npy              the array
     .npz .mat .h5     the array that is asked for, else the one with a known name, else the only 2-D one
-    .csv .tsv (.gz)   with or without a header and an index column of names; empty, nan and n/a are NaN
+    .csv .tsv (.gz)   with or without a header and an index (text_tables.py)
 .mat is read in all its versions (7.3 is HDF5, stored with its axes exchanged). Nothing is unpickled.
 """
 
-import csv
-import gzip
-import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.text_tables import read_text
 
 SUFFIXES = (".npy", ".npz", ".mat", ".h5", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
-_NOT_A_NUMBER = ("", "nan", "n/a", "na")
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, TypeError)
 
 
@@ -40,13 +37,16 @@ def table_suffix(path: Path) -> str | None:
     return next((suffix for suffix in reversed(SUFFIXES) if path.name.lower().endswith(suffix)), None)
 
 
-def read_table(path: Path, *, variable: str | None = None, known_names: Sequence[str] = ()) -> Table:
+def read_table(
+    path: Path, *, variable: str | None = None, known_names: Sequence[str] = (), option: str | None = None
+) -> Table:
     """Read a table of numbers.
 
     Parameters
     ----------
     variable : name of the array in `.npz`, `.mat` and `.h5`; an error for other formats
     known_names : names that are looked for, best first, where `variable` is not given
+    option : the command's option that gives `variable`, for the advice in errors
 
     Raises
     ------
@@ -61,9 +61,10 @@ def read_table(path: Path, *, variable: str | None = None, known_names: Sequence
         )
     if suffix.startswith((".csv", ".tsv")):
         _refuse_variable(variable, path)
-        return _read_text(path, delimiter="," if suffix.startswith(".csv") else "\t")
+        text = read_text(path, delimiter="," if suffix.startswith(".csv") else "\t")
+        return Table(text.values, text.columns, None, text.rows)
     try:
-        key, found = _read_binary(path, suffix, variable, known_names)
+        key, found = _read_binary(path, suffix, variable, _Choice(known_names, option))
     except _UNREADABLE as error:
         if isinstance(error, InputError):
             raise
@@ -79,63 +80,90 @@ def read_table(path: Path, *, variable: str | None = None, known_names: Sequence
 # --- arrays -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """How the array that is meant is found where nobody names it."""
+
+    known_names: Sequence[str]
+    option: str | None
+
+    def only(self, shapes: Mapping[str, tuple[int, ...]], path: Path) -> str:
+        """By its name, else the only table: single numbers and vectors are no series, if there is better."""
+        if known := self.known(shapes):
+            return known
+        tables = [name for name, shape in shapes.items() if len(shape) == 2]
+        for least in (max, min):  # first 1 x 1 goes, then 1 x N
+            tables = [name for name in tables if least(shapes[name]) > 1] or tables
+        if len(tables) != 1:
+            call = (
+                f"Call it {' or '.join(self.known_names)}"
+                if self.known_names
+                else "Leave that which is meant"
+            )
+            raise InputError(
+                f"{path} holds {len(tables)} tables to choose from: {sorted(shapes)[:12]}.",
+                hint=f"{call}{f', or say which with {self.option} NAME' if self.option else ''}.",
+            )
+        return tables[0]
+
+    def known(self, names: Container[str]) -> str | None:
+        return next((name for name in self.known_names if name in names), None)
+
+
 def _read_binary(
-    path: Path, suffix: str, variable: str | None, known_names: Sequence[str]
+    path: Path, suffix: str, variable: str | None, choice: _Choice
 ) -> tuple[str | None, NDArray[Any]]:
     if suffix == ".npy":
         _refuse_variable(variable, path)
         return None, np.load(path, allow_pickle=False)
     if suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
-            key = variable or _only({name: archive[name].ndim for name in archive.files}, path, known_names)
+            key = variable or choice.known(archive.files) or choice.only(_shapes(archive), path)
             _check_there(key, archive.files, path)
             return key, archive[key]
     if suffix == ".mat" and not h5py.is_hdf5(path):
-        return _read_old_matlab(path, variable, known_names)
+        return _read_old_matlab(path, variable, choice)
     with h5py.File(path, "r") as file:
-        found: dict[str, int] = {}
+        found: dict[str, tuple[int, ...]] = {}
 
         def note(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and not name.startswith("#"):  # MATLAB keeps its own in #refs#
-                found[name] = item.ndim
+            # MATLAB keeps its own in #refs#; its cells are references, its texts numbers that say so
+            if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not name.startswith("#"):
+                if item.attrs.get("MATLAB_class") != b"char":
+                    found[name] = item.shape
 
         file.visititems(note)
-        key = variable.strip("/") if variable else _only(found, path, known_names)
+        key = variable.strip("/") if variable else choice.only(found, path)
         _check_there(key, found, path)
         array = np.asarray(file[key][()])
         return key, array.T if suffix == ".mat" else array
 
 
-def _read_old_matlab(
-    path: Path, variable: str | None, known_names: Sequence[str]
-) -> tuple[str, NDArray[Any]]:
+def _shapes(archive: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays in a .npz, one array in memory at a time, without those that need unpickling."""
+    shapes = {}
+    for name in archive.files:
+        try:
+            shapes[name] = archive[name].shape
+        except ValueError as error:
+            if "Object arrays" not in str(error):
+                raise
+    return shapes
+
+
+def _read_old_matlab(path: Path, variable: str | None, choice: _Choice) -> tuple[str, NDArray[Any]]:
     from scipy.io import loadmat, whosmat
 
     no_numbers = ("char", "cell", "struct", "function", "object")
     try:
-        shapes = {name: len(shape) for name, shape, kind in whosmat(path) if kind not in no_numbers}
-        key = variable or _only(shapes, path, known_names)
+        shapes = {name: shape for name, shape, kind in whosmat(path) if kind not in no_numbers}
+        key = variable or choice.only(shapes, path)
         _check_there(key, shapes, path)
         return key, np.asarray(loadmat(path, variable_names=[key])[key])
     except InputError:
         raise
     except Exception as error:  # scipy raises many kinds for a broken file
         raise InputError(f"{path} is not a readable .mat file ({error}).") from error
-
-
-def _only(dimensions: dict[str, int], path: Path, known_names: Sequence[str]) -> str:
-    """The array that is meant: by its name, else the only table."""
-    for name in known_names:
-        if name in dimensions:
-            return name
-    tables = [name for name, n in dimensions.items() if n == 2]
-    if len(tables) != 1:
-        names = " or ".join([*known_names[:1], *known_names[-1:]])
-        raise InputError(
-            f"{path} holds {len(tables)} tables to choose from: {sorted(dimensions)[:12]}.",
-            hint=f"Name the one that is meant {names}." if names else "Say which.",
-        )
-    return tables[0]
 
 
 def _check_there(key: str, names: Any, path: Path) -> None:
@@ -148,79 +176,6 @@ def _refuse_variable(variable: str | None, path: Path) -> None:
         raise InputError(
             f"{path} holds one table without a name, so the variable {variable!r} cannot be chosen in it."
         )
-
-
-# --- text ---------------------------------------------------------------------------------------------------
-
-
-def _read_text(path: Path, *, delimiter: str) -> Table:
-    rows = _cells(path, delimiter)
-    if not rows:
-        raise InputError(f"{path} is empty.")
-    header = None
-    if not all(is_number(cell) for cell in rows[0]) or (rows[0][0].strip() == "" and len(rows[0]) > 1):
-        header, rows = [cell.strip() for cell in rows[0]], rows[1:]
-    elif len(rows[0]) > 2 and _counts(rows[0]):
-        rows = rows[1:]  # a header of numbers 0, 1, 2, ... or 1, 2, 3, ... as pandas writes it, not a frame
-    n_columns = len(rows[0]) if rows else 0
-    uneven = [number for number, row in enumerate(rows) if len(row) != n_columns]
-    if not rows or uneven:
-        where = f"line {uneven[0] + 1 + (header is not None)} has another number of cells" if uneven else ""
-        raise InputError(f"{path} is not a table: {where or 'it has a header and no rows'}.")
-    names = None
-    if all(not is_number(row[0]) for row in rows) or (header is not None and header[0] == ""):
-        names = [row[0].strip() for row in rows]
-        rows = [row[1:] for row in rows]  # an index of names
-        header = header[1:] if header is not None and len(header) == n_columns else header
-    try:
-        values = _values(rows)
-    except ValueError as error:
-        raise InputError(
-            f"{path} holds a cell that is not a number ({error}).",
-            hint="Columns must be regions; leave other columns out.",
-        ) from error
-    if not values.size:
-        raise InputError(f"{path} holds no numbers.")
-    columns = header if header is not None and len(header) == values.shape[1] else None
-    return Table(values, columns, None, names)
-
-
-def _cells(path: Path, delimiter: str) -> list[list[str]]:
-    try:
-        content = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            content = gzip.decompress(content)
-        text = io.StringIO(content.decode("utf-8-sig"), newline="")
-        return [row for row in csv.reader(text, delimiter=delimiter) if row]
-    except (*_UNREADABLE, csv.Error) as error:
-        raise InputError(f"{path} is not a readable text table ({error}).") from error
-
-
-def _values(rows: list[list[str]]) -> NDArray[np.float64]:
-    try:
-        return np.array(rows, dtype=np.float64)  # numbers alone: three times as fast as cell by cell
-    except ValueError:
-        return np.array([[_number(cell) for cell in row] for row in rows], dtype=np.float64)
-
-
-def _counts(cells: list[str]) -> bool:
-    """Whether cells count up by one from 0 or 1, in whole numbers."""
-    texts = [cell.strip() for cell in cells]
-    return any(texts == [str(start + n) for n in range(len(texts))] for start in (0, 1))
-
-
-def _number(cell: str) -> float:
-    cell = cell.strip()
-    return float("nan") if cell.lower() in _NOT_A_NUMBER else float(cell)
-
-
-def is_number(cell: str) -> bool:
-    """Whether a cell of text is a number, or one of the words for none."""
-    try:
-        _number(cell)
-    except ValueError:
-        return False
-    return True
 
 
 # --- which axis is time? ------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ def _regions_of(path: Path, atlas: Atlas, layout: SeriesLayout, *, n_declared: i
         values, names_of_parcels, t_r = read_ptseries(path)
         found = _Columns(path, values.astype(np.float64), names_of_parcels, t_r)
     else:
-        table = read_table(path, variable=_variable(path, layout), known_names=_SERIES_NAMES)
+        variable = _variable(path, layout)
+        table = read_table(path, variable=variable, known_names=_SERIES_NAMES, option="--series-variable")
         found = _oriented(table, path, atlas, layout, n_declared)
     if layout.columns is None:
         return found

@@ -2,8 +2,8 @@
 
 Names are parsed by nilearn. Sidecars are inherited as BIDS says: a JSON file of the same suffix, in the
 folder of the file or one above it (up to the root of the dataset), whose entities all occur in the file's
-name. The nearer folder wins, within a folder the longer name. Why no library does this part:
-docs/decisions/0008.
+name. The nearer folder wins, within a folder the longer name. A JSON file called exactly like the file always
+applies, whether the name is of BIDS or not. Why no library does this part: docs/decisions/0008.
 """
 
 import functools
@@ -17,7 +17,9 @@ from typing import Any
 
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.inputs.source import BidsFilter
+from bjepa.preproc.number_tables import table_suffix
 
+IMAGE_SUFFIXES = (".dtseries.nii", ".ptseries.nii", ".nii", ".nii.gz")
 # in BIDS order
 ENTITIES = (
     *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part", "space", "seg", "atlas", "res"),
@@ -38,6 +40,8 @@ _LONG_NAMES = {
     "description": "desc",
     "segmentation": "seg",
 }
+# sub-*/ses-*/func is three below the root; a folder or two more (a lab's own subfolders) do no harm
+_MAX_BELOW_ROOT = 5
 _FIXED = {"datatype": "func", "suffix": "bold"}  # said by filters, true of all that is looked for
 
 
@@ -67,6 +71,12 @@ def _parse(name: str) -> BidsName:
     return BidsName(entities if known else {}, parsed["suffix"] if known else "", f".{parsed['extension']}")
 
 
+def stem_of(path: Path) -> str:
+    """The name without its extension, as far as that is known: `subj1.func` of `subj1.func.nii.gz`."""
+    ending = next((e for e in IMAGE_SUFFIXES if path.name.endswith(e)), None) or table_suffix(path) or ""
+    return path.name[: len(path.name) - len(ending)]
+
+
 # --- the files of a folder ----------------------------------------------------------------------------------
 
 
@@ -74,7 +84,8 @@ def _parse(name: str) -> BidsName:
 class Tree:
     """All files under a root: one walk, links to folders followed, hidden ones and `exclude` left out.
 
-    `deep=False`: only the root's own files.
+    Sidecars are inherited from above the root too, where it lies within a dataset (`dataset_root`).
+    `deep=False`: no walk, and `files` has none; folders are listed when a sidecar is looked for in them.
     """
 
     root: Path
@@ -86,8 +97,13 @@ class Tree:
         default_factory=dict, init=False, repr=False
     )
     _contents: dict[Path, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
+    _above: list[Path] = field(default_factory=list, init=False, repr=False)  # nearest first
 
     def __post_init__(self) -> None:
+        top, root = dataset_root(self.root), Path(os.path.abspath(self.root))
+        self._above = [folder for folder in root.parents if folder.is_relative_to(top)]
+        if not self.deep:
+            return
         left_out = None if self.exclude is None else os.path.realpath(self.exclude)
         seen: set[str] = set()  # a link to a folder above would not end
         for folder, inner, names in os.walk(self.root, followlinks=True):
@@ -96,7 +112,7 @@ class Tree:
                 inner.clear()
                 continue
             seen.add(real)
-            inner[:] = sorted(name for name in inner if self.deep and not name.startswith("."))
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
             self.folders[Path(folder)] = sorted(name for name in names if not name.startswith("."))
 
     def files(self, *endings: str) -> Iterator[Path]:
@@ -110,29 +126,38 @@ class Tree:
 
     def sidecar_facts(self, path: Path) -> dict[str, Any]:
         """JSON facts of a file, by inheritance. Raises InputError where a sidecar cannot be read."""
-        return self.facts(path.parent, set(_stem(path.name).split("_")))
+        stem = stem_of(path)
+        facts = self.facts(path.parent, set(stem.split("_")))
+        own = path.with_name(f"{stem}.json")
+        return facts | self._content(own) if self.has(own) else facts
 
     def facts(self, folder: Path, words: set[str]) -> dict[str, Any]:
         """JSON facts that apply in `folder` to a name made of these words (entities and suffix)."""
         found: dict[str, Any] = {}
-        for level in reversed([folder, *folder.parents]):  # the nearest comes last and wins
-            if level.is_relative_to(self.root):
-                for subject in ("", _subject(words)):
-                    for name, its_words in self._sidecars(level, subject):
-                        if its_words <= words:
-                            found |= self._content(level / name)
+        inside = [level for level in (folder, *folder.parents) if level.is_relative_to(self.root)]
+        for level in reversed([*inside, *self._above]):  # the nearest comes last and wins
+            for subject in ("", _subject(words)):
+                for name, its_words in self._sidecars(level, subject):
+                    if its_words <= words:
+                        found |= self._content(level / name)
         return found
+
+    def _listed(self, folder: Path) -> list[str]:
+        """Names of a folder's files: of the walk, or looked up where none has been there."""
+        if folder not in self.folders and (not self.deep or folder in self._above):
+            self.folders[folder] = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return self.folders.get(folder, [])
 
     def _names(self, folder: Path) -> frozenset[str]:
         if folder not in self._name_sets:
-            self._name_sets[folder] = frozenset(self.folders.get(folder, ()))
+            self._name_sets[folder] = frozenset(self._listed(folder))
         return self._name_sets[folder]
 
     def _sidecars(self, folder: Path, subject: str) -> list[tuple[str, frozenset[str]]]:
         """JSON files of a folder that may apply to a subject ("" = to all), the longest name last."""
         if folder not in self._sidecar_lists:
             by_subject: dict[str, list[tuple[str, frozenset[str]]]] = {}
-            for name in sorted((n for n in self.folders.get(folder, ()) if n.endswith(".json")), key=len):
+            for name in sorted((n for n in self._listed(folder) if n.endswith(".json")), key=len):
                 words = name.removesuffix(".json").split("_")
                 if "-" not in words[-1]:  # else it has no suffix and applies to nothing
                     by_subject.setdefault(_subject(words), []).append((name, frozenset(words)))
@@ -143,6 +168,25 @@ class Tree:
         if path not in self._contents:
             self._contents[path] = read_json(path)
         return self._contents[path]
+
+
+def dataset_root(folder: Path) -> Path:
+    """The nearest folder with a dataset_description.json, a few levels up at most; else the folder itself."""
+    folder = Path(os.path.abspath(folder))
+    levels = (folder, *folder.parents)[: _MAX_BELOW_ROOT + 1]
+    return next((level for level in levels if (level / "dataset_description.json").is_file()), folder)
+
+
+def facts_of_file(path: Path, trees: dict[Path, Tree]) -> dict[str, Any]:
+    """JSON facts of a file that stands by itself, as its dataset has them.
+
+    `trees`: those of datasets that were asked before, by their root; what is new is added.
+    """
+    path = Path(os.path.abspath(path))
+    root = dataset_root(path.parent)
+    if root not in trees:
+        trees[root] = Tree(root, deep=False)
+    return trees[root].sidecar_facts(path)
 
 
 def _subject(words: Iterable[str]) -> str:
@@ -170,13 +214,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_label(text: str) -> bool:
+    """Whether a text is a BIDS label: letters and digits only."""
+    return bool(text) and clean_label(text) == text
+
+
 def clean_label(text: str) -> str:
     """Letters and digits only, as BIDS labels are."""
     return re.sub(r"[^A-Za-z0-9]", "", text)
-
-
-def _stem(name: str) -> str:
-    return name.split(".", 1)[0]
 
 
 # --- filter files -------------------------------------------------------------------------------------------

@@ -26,9 +26,10 @@ from bjepa.preproc.inputs.bids import (
     parse_name,
     passes,
     read_json,
+    stem_of,
 )
 from bjepa.preproc.inputs.known_tables import XCPD, tables_of_parts
-from bjepa.preproc.inputs.names import PARCELLATION, scan_of_file, scan_of_name, stem_of, with_t_r
+from bjepa.preproc.inputs.names import PARCELLATION, scan_of_file, scan_of_name, with_t_r
 from bjepa.preproc.inputs.source import Dataset, ScanFilter, ScanSource
 
 log = logging.getLogger(__name__)

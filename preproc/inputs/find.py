@@ -19,14 +19,14 @@ from typing import NamedTuple
 from bjepa.preproc.atlas.spaces import SURFACE_SPACE
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.inputs import ukb
-from bjepa.preproc.inputs.bids import Tree, parse_name, passes
+from bjepa.preproc.inputs.bids import Tree, facts_of_file, parse_name, passes, stem_of
 from bjepa.preproc.inputs.derivatives import refuse_the_same_run_twice, scans_of_derivative
 from bjepa.preproc.inputs.manifest import scans_of_manifest
-from bjepa.preproc.inputs.names import kind_of, scan_of_file, stem_of
+from bjepa.preproc.inputs.names import kind_of, scan_of_file, scan_of_name, with_t_r
 from bjepa.preproc.inputs.source import Dataset, Kind, ScanFilter, ScanSource
 from bjepa.preproc.number_tables import SUFFIXES as TABLE_SUFFIXES
-from bjepa.preproc.number_tables import is_number
 from bjepa.preproc.participants import read_participant_list
+from bjepa.preproc.text_tables import is_number
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _of_file(path: Path) -> ScanSource:
             f"INPUT {path.name} is neither an image (.nii, .nii.gz) nor a table of series "
             f"({', '.join(TABLE_SUFFIXES)}) nor a manifest (.tsv).",
         )
-    return scan_of_file(Tree(path.parent, deep=False), path)
+    return with_t_r(scan_of_name(path), lambda: facts_of_file(path, {}))
 
 
 def _is_manifest(path: Path) -> bool:

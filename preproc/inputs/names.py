@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.inputs.bids import ENTITIES, Tree, clean_label, parse_name, t_r_of
+from bjepa.preproc.inputs.bids import ENTITIES, Tree, clean_label, parse_name, stem_of, t_r_of
 from bjepa.preproc.inputs.source import Kind, ScanSource
 from bjepa.preproc.number_tables import table_suffix
 
-IMAGE_SUFFIXES = (".dtseries.nii", ".ptseries.nii", ".nii", ".nii.gz")
 PARCELLATION = ("seg", "atlas", "stat", "den")  # say what a table holds, not whose it is
 
 
@@ -21,12 +20,6 @@ def kind_of(path: Path) -> Kind | None:
     if path.name.endswith(".ptseries.nii") or table_suffix(path) is not None:
         return "series"
     return "volume" if path.name.endswith((".nii", ".nii.gz")) else None
-
-
-def stem_of(path: Path) -> str:
-    """The name without its extension."""
-    ending = next((e for e in IMAGE_SUFFIXES if path.name.endswith(e)), None) or table_suffix(path) or ""
-    return path.name[: len(path.name) - len(ending)] if ending else path.name
 
 
 def scan_of_name(path: Path) -> ScanSource:

@@ -440,6 +440,103 @@ def test_one_table_or_a_manifest(tmp_path: Path) -> None:
         find_scans(_touch(tmp_path / "x.docx"), ALL)
 
 
+@pytest.mark.parametrize(
+    ("image", "sidecar"),
+    [
+        ("scan-01.nii.gz", "scan-01.json"),
+        ("sub-01_task-rest.nii.gz", "sub-01_task-rest.json"),
+        ("subj1.func.nii.gz", "subj1.func.json"),
+        ("subj1.func.nii", "subj1.func.json"),
+        ("sub-01_task-rest_timeseries.tsv.gz", "sub-01_task-rest_timeseries.json"),
+    ],
+)
+@pytest.mark.parametrize("way", ["folder", "file", "manifest"])
+def test_a_sidecar_with_the_name_of_the_image_applies(
+    tmp_path: Path, image: str, sidecar: str, way: str
+) -> None:
+    path = _touch(tmp_path / "data" / image)
+    _touch(tmp_path / "data" / sidecar, '{"RepetitionTime": 2.5}')
+    manifest = _touch(tmp_path / "list.tsv", f"path\ndata/{image}\n")
+    given = {"folder": path.parent, "file": path, "manifest": manifest}[way]
+    assert [scan.t_r for scan in find_scans(given, ALL).scans] == [2.5]
+
+
+@pytest.mark.parametrize("way", ["folder", "file", "manifest", "relative"])
+def test_what_stands_in_a_dataset_inherits_from_its_root(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the nearest dataset_description.json and no further."""
+    root = tmp_path / "outer/ds"
+    _touch(root / "dataset_description.json", "{}")
+    _touch(root / "task-rest_bold.json", '{"RepetitionTime": 2.5}')
+    _touch(root.parent / "dataset_description.json", "{}")
+    _touch(root.parent / "task-film_bold.json", '{"RepetitionTime": 9}')
+    path = _touch(root / "sub-01/ses-a/func/sub-01_ses-a_task-rest_bold.nii.gz")
+    film = _touch(root / "sub-01/ses-b/func/sub-01_ses-b_task-film_bold.nii.gz")
+    _touch(root / "sub-01/ses-b/sub-01_ses-b_bold.json", '{"Manufacturer": "x"}')
+    lists = tmp_path / "lists/list.tsv"
+    _touch(
+        lists,
+        "".join(f"{line}\n" for line in ("path", *(f"../{p.relative_to(tmp_path)}" for p in (path, film)))),
+    )
+    monkeypatch.chdir(path.parent)
+    given = {"folder": root / "sub-01", "file": path, "manifest": lists, "relative": Path(path.name)}[way]
+    expected = [2.5, None] if way in ("folder", "manifest") else [2.5]
+    assert [scan.t_r for scan in find_scans(given, ALL).scans] == expected
+
+
+def test_without_a_dataset_nothing_is_inherited_from_above(tmp_path: Path) -> None:
+    path = _touch(tmp_path / "a/b/sub-01_task-rest_bold.nii.gz")
+    _touch(tmp_path / "a/task-rest_bold.json", '{"RepetitionTime": 2.5}')
+    assert find_scans(path, ALL).scans[0].t_r is None
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("session", "/../../../../evil"),
+        ("session", "pre op"),
+        ("task", "a_b"),
+        ("run", "ses-1"),
+        ("run", "run-"),
+    ],
+)
+def test_labels_of_a_manifest_are_letters_and_digits(tmp_path: Path, column: str, value: str) -> None:
+    manifest = _touch(tmp_path / "list.tsv", f"path\t{column}\na.nii\t1\nb.nii\t{value}\n")
+    with pytest.raises(InputError, match=rf"list\.tsv, line 3: {column} '{value}' is no label") as caught:
+        find_scans(manifest, ALL)
+    assert "etters and digits only" in str(caught.value)
+
+
+def test_prefixes_of_labels_in_a_manifest_are_left_out(tmp_path: Path) -> None:
+    row = "bold.nii\tsub-7\tses-1\ttask-rest\trun-02"
+    manifest = _touch(tmp_path / "list.tsv", f"path\tparticipant_id\tsession\ttask\trun\n{row}\n")
+    (scan,) = find_scans(manifest, ALL).scans
+    assert (scan.participant_id, scan.session, scan.task, scan.run) == ("sub-7", "1", "rest", "02")
+    assert scan.scan_id == "sub-7_ses-1_task-rest_run-02_desc-bold"
+
+
+def test_participants_of_a_manifest_do_not_merge(tmp_path: Path) -> None:
+    manifest = tmp_path / "list.tsv"
+    rows = "a.nii\tA-1\t1\nb.nii\tsub-A-1\t2\n"
+    _touch(manifest, f"path\tparticipant_id\tsession\n{rows}")
+    assert [scan.participant_id for scan in find_scans(manifest, ALL).scans] == ["sub-A1"] * 2
+    for other in ("c.nii\tA1\t3", "sub-A1_bold.nii\t\t3"):
+        _touch(manifest, f"path\tparticipant_id\tsession\n{rows}{other}\n")
+        with pytest.raises(InputError, match=r"line 4: participant_id 'A1' and 'A-1' \(line 2\) would both"):
+            find_scans(manifest, ALL)
+    _touch(manifest, "path\tparticipant_id\na.nii\t///\n")
+    with pytest.raises(InputError, match="line 2: participant_id '///' holds no letter and no digit"):
+        find_scans(manifest, ALL)
+
+
+def test_manifest_without_rows_or_with_short_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a header and no rows"):
+        find_scans(_touch(tmp_path / "list.tsv", "path\tsession\n"), ALL)
+    (scan,) = find_scans(_touch(tmp_path / "list.tsv", "path\tsession\na.nii\n"), ALL).scans
+    assert scan.session == ""
+
+
 def test_manifest_tells_sessions_and_runs_of_files_with_one_name(tmp_path: Path) -> None:
     lines = [
         "path\tparticipant_id\tsession\ttask\trun",

@@ -127,6 +127,30 @@ def test_variable_is_chosen(tmp_path: Path, atlas: Atlas, series: Array) -> None
         read_series(_source(tmp_path / "x.npz"), atlas, SeriesLayout(variable="c"))
 
 
+def test_what_is_no_series_is_not_chosen_from(tmp_path: Path, atlas: Atlas, series: Array) -> None:
+    """A scalar TR and a vector beside the one table, in both versions of MATLAB's files; a pickle in .npz."""
+    savemat(tmp_path / "old.mat", {"ts": series, "TR": 2.0, "onsets": np.arange(9.0)})
+    with h5py.File(tmp_path / "new.mat", "w") as file:
+        file.update({"ts": series.T, "TR": [[2.0]], "onsets": np.arange(9.0)[None]})
+        file["subject"] = np.array([[ord(c)] * 2 for c in "who"], dtype=np.uint16)
+        file["subject"].attrs["MATLAB_class"] = np.bytes_("char")
+    pickled = np.array([{"a": 1}], dtype=object)
+    np.savez(tmp_path / "a.npz", timeseries=series, other=series * 2, info=pickled)
+    np.savez(tmp_path / "b.npz", ts=series, info=pickled)
+    for path in sorted(tmp_path.iterdir()):
+        scan = read_series(_source(path), atlas, PLAIN)
+        assert_array_equal(scan.timeseries, series.astype(np.float32), err_msg=path.name)
+    with pytest.raises(InputError, match=r"not a readable \.npz file .*allow_pickle=False"):
+        read_series(_source(tmp_path / "b.npz"), atlas, SeriesLayout(variable="info"))
+
+
+def test_advice_names_the_option(tmp_path: Path, atlas: Atlas, series: Array) -> None:
+    np.savez(tmp_path / "x.npz", a=series, b=-series)
+    with pytest.raises(InputError) as caught:
+        read_series(_source(tmp_path / "x.npz"), atlas, PLAIN)
+    assert caught.value.hint == "Call it timeseries, or say which with --series-variable NAME."
+
+
 # --- tables of one scan, missing regions, XCP-D, UK Biobank -------------------------------------------------
 
 
