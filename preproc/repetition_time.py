@@ -15,14 +15,18 @@ def decide_t_r(source: ScanSource, header_t_r: float | None, given: float | None
     """Repetition time in s: as given, else of the sidecar or manifest, else of a believable header."""
     if given is not None:
         if source.t_r is not None and abs(source.t_r - given) > 1e-3:
-            log.warning("%s: its sidecar says t_r %g s, --t-r %g s is used.", source.path, source.t_r, given)
+            log.warning(
+                "%s: its sidecar or manifest says t_r %g s, --t-r %g s is used.",
+                *(source.path, source.t_r, given),
+            )
         return given
     low, high = PLAUSIBLE_T_R
     if source.t_r is not None:
         if not low <= source.t_r <= high:
             raise InputError(
-                f"{source.path}: its sidecar says t_r {source.t_r:g} s; {low} to {high} s are plausible.",
-                hint="Mend RepetitionTime (seconds), or give --t-r.",
+                f"{source.path}: its sidecar or manifest says t_r {source.t_r:g} s; {low} to {high} s are "
+                "plausible.",
+                hint="Mend RepetitionTime or t_r (seconds), or give --t-r.",
             )
         return source.t_r
     if header_t_r is None or not low <= header_t_r <= high:

@@ -75,10 +75,10 @@ def test_what_workers_warn_of_is_told_like_the_rest(
     jobs, more = engine
     argv = [str(bold), str(tmp_path / "out"), *own, "--t-r", "1.7", "participant", "--n-jobs", jobs, *more]
     assert main([*argv, "--log-level", "warning"]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "sidecar says" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "sidecar or manifest says" in line]
     assert len(told) == N_SCANS and all(line.startswith("bjepa-preprocess: WARNING: ") for line in told)
     assert main([*argv, "--log-level", "error", "--overwrite"]) == 0
-    assert "sidecar says" not in capsys.readouterr().err
+    assert "sidecar or manifest says" not in capsys.readouterr().err
 
 
 def test_no_scheduler_at_the_address_is_told(
