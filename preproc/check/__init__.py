@@ -2,6 +2,8 @@
 
     folder.py   dataset_description.json, atlas, tables, report, what killed processes left
     shards.py   each shard against the format, the atlas and scaling.tsv; every number in it
+    options.py  each shard against the options it was made with
+    facts.py    each scan's JSON file: its kinds of facts, its place, what scans.tsv and shards repeat of it
     scans.py    scans.tsv, shards and each scan's own files against each other; contents; sources
 
 Nothing is changed. A fault is a `Problem` and the check goes on, so that one call names all of them. Names

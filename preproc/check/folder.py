@@ -27,6 +27,8 @@ TABLES = {
 ATLAS_COLUMNS = "index name structure hemisphere network7 network17 x y z n_voxels".split()
 ATLAS_FACTS = "name order space sha256 sources licences citations".split()
 DESCRIPTION = "Name BIDSVersion DatasetType GeneratedBy SourceDatasets".split()
+END_OF_PAGE = 1024  # bytes
+SAME_PLACE = 0.02  # mm: atlas.tsv has two decimals, the affine in an image's header seven digits
 LABEL_FILES = {"volume": "atlas.nii.gz", "cifti": "atlas.dlabel.nii", "table": None}
 
 
@@ -39,6 +41,7 @@ class Folder:
     atlas: pd.DataFrame | None  # atlas.tsv, all columns as text
     atlas_name: str | None
     atlas_sha256: str | None
+    failed: frozenset[str] = frozenset()  # sources in failures.tsv
 
 
 def check_folder(output: Path) -> tuple[list[Problem], Folder]:
@@ -59,7 +62,9 @@ def check_folder(output: Path) -> tuple[list[Problem], Folder]:
         Problem(path, "was left by a process that was killed.", "Delete it, or run the same command again.")
         for path in find_leftovers(output)
     ]
-    return problems, Folder(scans, scaling, atlas, facts.get("name"), facts.get("sha256"))
+    failures = tables["failures.tsv"]
+    failed = frozenset() if failures is None else frozenset(failures["source"])
+    return problems, Folder(scans, scaling, atlas, facts.get("name"), facts.get("sha256"), failed)
 
 
 def _description(path: Path) -> Iterator[Problem]:
@@ -76,6 +81,12 @@ def _description(path: Path) -> Iterator[Problem]:
 def _report(path: Path) -> Iterator[Problem]:
     if not path.is_file():
         yield Problem(path, "is absent.", RUN_GROUP)
+        return
+    with open(path, "rb") as stream:
+        stream.seek(max(0, path.stat().st_size - END_OF_PAGE))
+        end = stream.read()
+    if not end.rstrip().endswith(b"</html>"):
+        yield Problem(path, "is cut short: it does not end with </html>.", RUN_GROUP)
 
 
 # --- tables -------------------------------------------------------------------------------------------------
@@ -153,7 +164,8 @@ def _labels(folder: Path, facts: dict[str, Any], table: pd.DataFrame) -> Iterato
         content = "\n".join(table["name"]).encode()  # regions known by name only
     else:
         try:
-            values = np.asarray(nib.load(folder / name).dataobj)
+            image = nib.load(folder / name)
+            values = np.asarray(image.dataobj)
         except FileNotFoundError:
             yield Problem(folder / name, "is absent.", RUN_ALL)
             return
@@ -166,6 +178,8 @@ def _labels(folder: Path, facts: dict[str, Any], table: pd.DataFrame) -> Iterato
         wanted = set(table.loc[table["n_voxels"] != "0", "index"])  # some parcels have no vertex
         if wrong := sorted({str(label) for label in np.unique(labels).tolist() if label} ^ wanted):
             yield Problem(folder / name, f"labels {wrong[:10]} are not those of atlas.tsv.", RUN_ALL)
+        elif kind == "volume":
+            yield from _places(folder / name, labels, image.affine, table)
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
         where = "region names of atlas.tsv" if name is None else f"labels of {name}"
         yield Problem(
@@ -173,6 +187,29 @@ def _labels(folder: Path, facts: dict[str, Any], table: pd.DataFrame) -> Iterato
             f"its sha256 is not that of the {where}.",
             "Take the folder atlas/ as it was.",
         )
+
+
+def _places(
+    path: Path, labels: NDArray[np.int16], affine: NDArray[np.float64], table: pd.DataFrame
+) -> Iterator[Problem]:
+    """The labels, which are those of the table, lie where it says and have so many voxels."""
+    from scipy.ndimage import center_of_mass
+
+    numbered = np.arange(1, len(table) + 1)
+    present = np.isin(numbered, labels)
+    counts = np.bincount(labels.ravel(), minlength=len(table) + 1)[1:]
+    if (wrong := counts != numbers(table["n_voxels"])).any():
+        column = int(np.argmax(wrong))
+        what = f"label {column + 1} has {counts[column]} voxels, atlas.tsv {table['n_voxels'][column]}."
+        yield Problem(path, what, RUN_ALL)
+    centres = np.array(center_of_mass(labels > 0, labels, numbered[present]))  # (n_present, 3) voxels
+    found = nib.affines.apply_affine(affine, centres)
+    told = np.stack([numbers(table[axis]) for axis in "xyz"], axis=1)[present]
+    apart = np.abs(found - told).max(axis=1)  # (n_present,) mm
+    if not (apart <= SAME_PLACE).all():
+        worst = int(np.argmax(np.nan_to_num(apart, nan=np.inf)))
+        what = f"label {numbered[present][worst]} lies at {found[worst].round(2).tolist()} mm, atlas.tsv "
+        yield Problem(path, f"{what}has {told[worst].tolist()}.", "Take the folder atlas/ as it was.")
 
 
 def read_json(path: Path, fix: str) -> tuple[dict[str, Any], Problem | None]:

@@ -1,5 +1,6 @@
 """scans.tsv, the shards and each scan's own files against each other; stored series; sources."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bjepa.preproc.check.facts import TOLD_DIGITS, check_facts, check_place, check_row, check_shard_facts
 from bjepa.preproc.check.folder import Folder, numbers, read_json
+from bjepa.preproc.check.options import resampling_of
 from bjepa.preproc.check.problem import RUN_ALL, RUN_GROUP, RUN_PARTICIPANT, Problem
 from bjepa.preproc.check.shards import SCAN_TEXT, Shards, ShardScan
 from bjepa.preproc.errors import InputError
@@ -17,10 +20,8 @@ from bjepa.preproc.files import sha256_of_file
 from bjepa.preproc.resample import ResampleOptions, resample_series
 from bjepa.preproc.shards import ShardReader
 
-FACTS = (
-    "scan_id participant_id session task run source t_r n_frames coverage missing atlas_sha256 key".split()
-)
-TOLD_DIGITS = 1e-5  # relative: scans.tsv has six digits
+log = logging.getLogger(__name__)
+
 # Stored values are float32 of (x - median) / iqr, computed in float64, and so is the way back: each rounding
 # is 6e-8 of the larger of x and median.
 ROUNDING = 1e-6
@@ -42,6 +43,8 @@ def check_scans(
     stored = {scan.facts["scan_id"]: scan for scan in shards.scans}
     reader = None if shards.problems else ShardReader(output)  # it would refuse what is wrong with a shard
     compared = set() if reader is None else set(_spread(reader.scans["scan_id"], n_compared))
+    rows = _rows(folder.scans)
+    n_sources, absent = 0, list[Path]()
     met = set()
     for path in sorted(output.glob("sub-*/**/func/*_timeseries.json")):
         progress(path.name)
@@ -50,23 +53,53 @@ def check_scans(
         if problem is None and folder.atlas_sha256 not in (None, facts.get("atlas_sha256")):
             continue  # of another atlas: the group stage leaves it out, too
         met.add(scan_id)
-        found, series, censored = ([problem], *_NOTHING) if problem else _files(path, facts, folder)
+        problems += [problem] if problem else (unlike := list(check_facts(path, facts)))
+        if problem or unlike:
+            continue
+        found, series, censored = _files(path, facts, folder)
+        found += check_place(output, path, facts)
         problems += found
         if sources:
-            problems += _source(path, facts)
+            told = _sources(facts)
+            n_sources, absent = n_sources + len(told), absent + [s for s in told if not s.is_file()]
+            problems += _changed(path, told)
         if found:
             continue
         if scan_id not in stored:
-            problems += [Problem(path, "is in no shard.", RUN_GROUP)] if shards.readable else []
+            if shards.readable and facts["source"] not in folder.failed:  # else of an earlier try: left out
+                problems.append(Problem(path, "is in no shard.", RUN_GROUP))
             continue
-        found = list(_file_and_shard(path, facts, stored[scan_id]))
+        scan = stored[scan_id]
+        found = list(_file_and_shard(path, facts, scan))
         problems += found
+        if not found:
+            problems += check_shard_facts(path, facts, scan, scan.options)
+        if scan_id in rows:
+            problems += check_row(output / "scans.tsv", rows[scan_id], facts, _resampling_told(scan.options))
         if reader is not None and scan_id in compared and not found:
             problems += _same_content(path, scan_id, series, censored, reader)
     for scan_id in sorted(stored.keys() - met):
         where = output / "shards" / stored[scan_id].shard
         problems.append(Problem(where, f"{scan_id} has no .json of its own in {output}.", RUN_ALL))
+    if absent:
+        log.info(
+            "%d of %d sources were not found and could not be checked, e.g. %s%s.",
+            *(len(absent), n_sources, absent[0], "" if absent[0].is_absolute() else f" from {Path.cwd()}"),
+        )
     return problems
+
+
+def _rows(table: pd.DataFrame | None) -> dict[str, dict[str, str]]:
+    """scans.tsv by scan_id; of a scan that is there twice, which is told, the last."""
+    rows = [] if table is None else table.to_dict("records")
+    return {row["scan_id"]: {str(column): text for column, text in row.items()} for row in rows}
+
+
+def _resampling_told(options: dict[str, Any]) -> ResampleOptions | None:
+    try:
+        return resampling_of(options)
+    except (InputError, TypeError):  # told of the shard
+        return None
 
 
 def _spread(scan_ids: list[str], n: int | None) -> list[str]:
@@ -122,8 +155,6 @@ def _files(
     path: Path, facts: dict[str, Any], folder: Folder
 ) -> tuple[list[Problem], NDArray[np.float32], NDArray[np.bool_]]:
     """Problems of a scan's two files; its series (n_frames, n_rois) and its censored frames (n_frames,)."""
-    if absent := [name for name in FACTS if name not in facts]:
-        return [Problem(path, f"lacks {absent}.", RUN_PARTICIPANT)], *_NOTHING
     series_path = path.with_suffix(".h5")
     try:
         with h5py.File(series_path, "r") as file:
@@ -176,12 +207,16 @@ def _values(
         )
 
 
-def _source(path: Path, facts: dict[str, Any]) -> Iterator[Problem]:
-    told = {facts.get("source", ""): facts.get("source_sha256")}
-    told |= {table["path"]: table["sha256"] for table in facts.get("tables", [])}
-    for name, sha256 in told.items():
-        source = Path(name)
-        if sha256 and source.is_file() and sha256_of_file(source) != sha256:
+def _sources(facts: dict[str, Any]) -> dict[Path, str]:
+    """The files that a scan was made of, and their hashes; none where they were not hashed."""
+    told = {facts["source"]: facts.get("source_sha256")}
+    told |= {table["path"]: table["sha256"] for table in facts.get("tables") or []}
+    return {Path(name): sha256 for name, sha256 in told.items() if sha256}
+
+
+def _changed(path: Path, sources: dict[Path, str]) -> Iterator[Problem]:
+    for source, sha256 in sources.items():
+        if source.is_file() and sha256_of_file(source) != sha256:
             yield Problem(
                 source,
                 f"has changed since {path.name} was made of it: its SHA-256 is another.",
@@ -212,11 +247,7 @@ def _same_content(
     row = reader.scans["scan_id"].index(scan_id)
     t_r, t_r_out = reader.scans["t_r"][row], reader.scans["t_r_out"][row]
     own = np.flatnonzero(reader.series_scan == row)
-    try:
-        expected = resample_series(series, censored, t_r, _resampling(reader, t_r_out, len(own)))
-    except InputError as error:
-        yield Problem(path, f"cannot be resampled as its shard says ({error}).", RUN_GROUP)
-        return
+    expected = resample_series(series, censored, t_r, _resampling(reader, t_r_out, len(own)))
     if [len(phase) for phase, _ in expected] != reader.series_length[own].tolist():
         yield Problem(path, "its stored series have other lengths than its own file gives.", RUN_GROUP)
         return
@@ -236,7 +267,5 @@ def _same_content(
 
 def _resampling(reader: ShardReader, t_r_out: float, n_series: int) -> ResampleOptions:
     """As the shard says; shards of earlier versions do not, and then there was only striding."""
-    group = reader.options.get("group", {})
-    if "resample" in group:
-        return ResampleOptions(target_t_r=group["target_t_r"], how=group["resample"], phases=group["phases"])
-    return ResampleOptions(target_t_r=t_r_out, how="stride", phases="all" if n_series > 1 else "first")
+    by_stride = ResampleOptions(target_t_r=t_r_out, how="stride", phases="all" if n_series > 1 else "first")
+    return resampling_of(reader.options) or by_stride

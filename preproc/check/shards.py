@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.preproc.check.folder import Folder, numbers
+from bjepa.preproc.check.options import check_options, options_of
 from bjepa.preproc.check.problem import RUN_GROUP, Problem
 from bjepa.preproc.scaling import SCALING_METHODS
 
@@ -32,6 +33,10 @@ class ShardScan:
     t_r_out: float
     valid: NDArray[np.bool_]  # (n_rois,)
     lengths: list[int]  # frames of its series, by phase
+    source: str | None  # None in shards of earlier versions, as the next two
+    source_sha256: str | None
+    provenance: dict[str, Any] | None
+    options: dict[str, Any]  # of the shard: of both stages; {} in shards of earlier versions
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ def _content(path: Path, shard: Any, folder: Folder) -> Iterator[Problem]:
         yield Problem(path, "/timeseries is not contiguous and uncompressed.", RUN_GROUP)
     yield from _attributes(path, shard, folder)
     yield from _regions_and_scaling(path, shard, folder)
+    yield from check_options(path, shard)
+    yield from _provenance(path, shard)
     index = list(_index(path, shard))
     yield from index
     if not index:
@@ -137,9 +144,30 @@ def _attributes(path: Path, shard: Any, folder: Folder) -> Iterator[Problem]:
         yield Problem(path, f"target_t_r is {shard.attrs['target_t_r']} s.", RUN_GROUP)
     for name in ("options", "software"):
         try:
-            json.loads(shard.attrs.get(name, "{}"))
+            told = json.loads(shard.attrs.get(name, "{}"))
         except ValueError as error:
             yield Problem(path, f"attribute {name} is not JSON ({error}).", RUN_GROUP)
+            continue
+        if not isinstance(told, dict):
+            yield Problem(path, f"attribute {name} is not a JSON object.", RUN_GROUP)
+
+
+def _provenance(path: Path, shard: Any) -> Iterator[Problem]:
+    for row in range(len(shard.get("scans/provenance", ()))):
+        if _provenance_of(shard, row) is None:
+            scan_id = shard["scans/scan_id"].asstr()[row]
+            yield Problem(path, f"/scans/provenance of {scan_id} is not a JSON object.", RUN_GROUP)
+
+
+def _provenance_of(shard: Any, row: int) -> dict[str, Any] | None:
+    """None where it is not there or not readable."""
+    if "scans/provenance" not in shard:
+        return None
+    try:
+        told = json.loads(shard["scans/provenance"].asstr()[row])
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def _regions_and_scaling(path: Path, shard: Any, folder: Folder) -> Iterator[Problem]:
@@ -207,6 +235,9 @@ def _scans(path: Path, shard: Any) -> list[ShardScan]:
     text = {name: shard[f"scans/{name}"].asstr()[:] for name in SCAN_TEXT}
     t_r, t_r_out, valid = (shard[f"scans/{name}"][:] for name in ("t_r", "t_r_out", "valid"))
     length, scan = shard["series/length"][:], shard["series/scan"][:]
+    source = _optional_text(shard, "scans/source", len(t_r))
+    sha256 = _optional_text(shard, "scans/source_sha256", len(t_r))
+    options = options_of(shard)
     return [
         ShardScan(
             path.name,
@@ -215,6 +246,14 @@ def _scans(path: Path, shard: Any) -> list[ShardScan]:
             float(t_r_out[row]),
             valid[row],
             length[scan == row].tolist(),
+            source[row],
+            sha256[row],
+            _provenance_of(shard, row),
+            options,
         )
         for row in range(len(t_r))
     ]
+
+
+def _optional_text(shard: Any, name: str, n_scans: int) -> list[str | None]:
+    return shard[name].asstr()[:].tolist() if name in shard else [None] * n_scans

@@ -199,6 +199,56 @@ def _added_label(out: Path) -> None:
     _edit_json(out / "atlas/atlas.json", sha256=hashlib.sha256(labels.tobytes()).hexdigest())
 
 
+def _moved_atlas(out: Path) -> None:
+    """20 mm to the right; labels and their hash as they were."""
+    image = nib.load(out / "atlas/atlas.nii.gz")
+    labels, affine = np.asarray(image.dataobj).astype(np.int16), image.affine.copy()
+    affine[0, 3] += 20
+    nib.save(nib.Nifti1Image(labels, affine), out / "atlas/atlas.nii.gz")
+
+
+def _half(out: Path) -> None:
+    _truncated(out / "report.html", (out / "report.html").stat().st_size // 2)
+
+
+def _option(stage: str, name: str, value: Any) -> Spoil:
+    def spoil(out: Path) -> None:
+        with h5py.File(out / SHARD, "r+") as shard:
+            options = json.loads(shard.attrs["options"])
+            options[stage][name] = value
+            shard.attrs["options"] = json.dumps(options)
+
+    return spoil
+
+
+def _cell(participant: str, column: str, value: str) -> Spoil:
+    """One cell of scans.tsv."""
+
+    def spoil(out: Path) -> None:
+        header, *rows = [line.split("\t") for line in (out / "scans.tsv").read_text().splitlines()]
+        for row in rows:
+            if row[1] == participant:
+                assert row[header.index(column)] != value
+                row[header.index(column)] = value
+        (out / "scans.tsv").write_text("".join("\t".join(row) + "\n" for row in [header, *rows]))
+
+    return spoil
+
+
+def _doubled_t_r_out(out: Path) -> None:
+    _shard("scans/t_r_out", lambda x: 2 * x)(out)
+    for participant, t_r_out in (("sub-01", "4.2"), ("sub-02", "4"), ("sub-03", "3.8")):
+        _cell(participant, "t_r_out", t_r_out)(out)
+
+
+def _provenance(participant: int, **changes: Any) -> Spoil:
+    def change(content: Any) -> Any:
+        content[participant] = json.dumps(json.loads(content[participant]) | changes)
+        return content
+
+    return _shard("scans/provenance", change)
+
+
 def _facts(participant: str, **changes: Any) -> Spoil:
     return lambda out: _edit_json(_scan(out, participant, ".json"), **changes)
 
@@ -226,6 +276,8 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
         "DatasetType is 'raw'",
     ),
     "no report": (_unlink("report.html"), "report.html", "is absent"),
+    "empty report": (lambda out: (out / "report.html").write_text(""), "report.html", "is cut short"),
+    "half a report": (_half, "report.html", "is cut short"),
     "no scans.tsv": (_unlink("scans.tsv"), "scans.tsv", "is absent"),
     "no failures.tsv": (_unlink("failures.tsv"), "failures.tsv", "is absent"),
     "no scaling.tsv": (_unlink("scaling.tsv"), "scaling.tsv", "is absent"),
@@ -290,6 +342,21 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
         "not a readable label image",
     ),
     "other labels": (_other_labels, "atlas.json", "its sha256 is not that of the labels"),
+    "atlas moved": (
+        _moved_atlas,
+        "atlas.nii.gz",
+        "label 1 lies at [29.0, 3.5, 10.0] mm, atlas.tsv has [9.0",
+    ),
+    "centre of a region": (
+        lambda out: _edit_table(out / "atlas/atlas.tsv", "\t3.5\t", "\t3.53\t"),
+        "atlas.nii.gz",
+        "label 1 lies at",
+    ),
+    "voxels of a region": (
+        lambda out: _edit_table(out / "atlas/atlas.tsv", "\t20\n5\t", "\t21\n5\t"),
+        "atlas.nii.gz",
+        "label 4 has 20 voxels, atlas.tsv 21",
+    ),
     "label without a row": (_added_label, "atlas.nii.gz", "labels ['6']"),
     "no dlabel": (
         lambda out: _edit_json(out / "atlas/atlas.json", kind="cifti"),
@@ -316,6 +383,17 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
     "name of the atlas": (_attribute("atlas", "other"), SHARD, "atlas is other"),
     "scaling unknown": (_attribute("scaling", "best"), SHARD, "scaling is 'best'"),
     "target_t_r": (_attribute("target_t_r", 0.0), SHARD, "target_t_r is 0.0"),
+    "another scaling": (_attribute("scaling", "robust-means"), SHARD, "its options say robust"),
+    "scaling without its parts": (_attribute("scaling", "zscore-scan"), SHARD, "lacks /scans/offset and"),
+    "another target": (_attribute("target_t_r", 1.4), SHARD, "target_t_r is 1.4, its options say 2.0"),
+    "t_r_out doubled": (_doubled_t_r_out, SHARD, "sub-01_task-rest has t_r_out 4.2 s; its t_r of 0.7 s is"),
+    "who fits": (_shard("scans/fits_scaling", _at(1, False)), SHARD, "is false of 1 scans; all fit"),
+    "options are a list": (_attribute("options", "[]"), SHARD, "attribute options is not a JSON object"),
+    "provenance is not JSON": (
+        _shard("scans/provenance", _at(1, "{")),
+        SHARD,
+        "/scans/provenance of sub-02_task-rest is not a JSON",
+    ),
     "options are not JSON": (_attribute("options", "{"), SHARD, "attribute options is not JSON"),
     "number of regions": (_attribute("n_rois", R + 1), SHARD, "/timeseries is float32"),
     "part absent": (_shard("series/phase", lambda _: None), SHARD, "lacks /series/phase"),
@@ -407,6 +485,17 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
         "scans.tsv",
         "n_frames 10, its shard 11",
     ),
+    "stride of a row": (_cell("sub-01", "stride", "2"), "scans.tsv", "has stride 2, its JSON file 3"),
+    "frames in of a row": (
+        _cell("sub-02", "n_frames_in", "14"),
+        "scans.tsv",
+        "n_frames_in 14, its JSON file 13",
+    ),
+    "coverage of a row": (_cell("sub-03", "coverage_min", "0.9"), "scans.tsv", "coverage_min 0.9, its JSON"),
+    "motion of a row": (_cell("sub-03", "fd_mean", "0.1"), "scans.tsv", "fd_mean 0.1, its JSON file None"),
+    "tSNR of a row": (_cell("sub-03", "tsnr_median", "1"), "scans.tsv", "has tsnr_median 1, its JSON"),
+    "source of a row": (_cell("sub-03", "source", "x.nii"), "scans.tsv", "has source x.nii, its JSON"),
+    "space of a row": (_cell("sub-03", "space", "here"), "scans.tsv", "has space here, its JSON file MNI"),
     "phases of a row": (
         lambda out: _edit_table(out / "scans.tsv", "\t31\t11\t3\t", "\t31\t11\t2\t"),
         "scans.tsv",
@@ -432,6 +521,23 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
     "region not NaN": (_series("sub-02", "timeseries", _at((slice(None), 2), 3.0)), H5, "not NaN exactly"),
     "NaN in a frame": (_series("sub-02", "timeseries", _at((4, 1), np.nan)), H5, "not NaN exactly"),
     "no such region": (_facts("sub-02", missing=[2, 5]), JSON, "missing names column 5"),
+    "coverage is null": (_facts("sub-02", coverage=None), JSON, "coverage is None, not a list of numbers"),
+    "missing below zero": (_facts("sub-02", missing=[-3]), JSON, "missing is [-3], not a list of column"),
+    "frames are text": (_facts("sub-02", n_frames="13"), JSON, "n_frames is '13', not a count"),
+    "tables are no files": (_facts("sub-02", tables=["x"]), JSON, "tables is ['x'], not"),
+    "folder renamed": (
+        lambda out: (out / "sub-02").rename(out / "sub-09"),
+        "sub-09/func/sub-02_task-rest_seg-own_timeseries.json",
+        "is of sub-02/func, and lies in sub-09/func",
+    ),
+    "files renamed": (
+        lambda out: [
+            path.rename(path.with_name(path.name.replace("rest", "movie")))
+            for path in list((out / "sub-02/func").iterdir())
+        ],
+        JSON,
+        "is named otherwise than its scan_id, sub-02_task-rest",
+    ),
     "n_censored": (_facts("sub-02", n_censored=3), JSON, "n_censored is 3, 0 frames are marked"),
     # the scans' files against their shard
     "scan in no shard": (
@@ -439,6 +545,24 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
         "sub-08_task-rest_seg-own_timeseries.json",
         "is in no shard",
     ),
+    "source": (_facts("sub-02", source="x.nii"), JSON, "source is x.nii, shard-00000.h5 has /"),
+    "hash of the source": (
+        _shard("scans/source_sha256", _at(1, "0" * 64)),
+        "sub-02_task-rest_seg-own_timeseries.json",
+        "shard-00000.h5 has 000",
+    ),
+    "provenance": (
+        _provenance(1, n_dropped=3),
+        JSON,
+        "/scans/provenance of shard-00000.h5 tells otherwise of n_d",
+    ),
+    "provenance is empty": (_shard("scans/provenance", _at(1, "{}")), JSON, "tells otherwise of confounds"),
+    "options of a scan": (
+        lambda out: _facts("sub-02", options={"min_coverage": 0.1})(out),
+        JSON,
+        "its options are others than those of shard-00000.h5: cleaning",
+    ),
+    "options of the shard": (_option("participant", "min_coverage", 0.9), JSON, ": min_coverage"),
     "task": (_facts("sub-02", task="movie"), JSON, "task is 'movie', shard-00000.h5 has 'rest'"),
     "t_r of the shard": (
         _shard("scans/t_r", _at(1, 1.5)),
@@ -471,8 +595,8 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
     "a stored mark": (_shard("censored", _at(12, True)), JSON, "series 1 is stored with other marks"),
     "no such resampling": (
         _attribute("options", '{"group": {"resample": "x", "phases": "all", "target_t_r": 2.0}}'),
-        JSON,
-        "cannot be resampled as its shard says",
+        SHARD,
+        "tell a resampling that is not possible",
     ),
     "lengths": (
         _series("sub-01", "timeseries", lambda x: x[:30]),
@@ -534,6 +658,7 @@ def test_sources_are_hashed_when_asked(tmp_path: Path) -> None:
     problems = check_output(out, sources=True)
     assert [p.path for p in problems] == [source] and "its SHA-256 is another" in problems[0].what
     _edit_json(_scan(out, "sub-03", ".json"), source_sha256=None)  # was not hashed
+    _shard("scans/source_sha256", _at(2, ""))(out)
     assert check_output(out, sources=True) == []
 
 
@@ -587,3 +712,43 @@ def test_atlases_of_surfaces(out: Path) -> None:
 
 def test_a_problem_is_told_in_a_line() -> None:
     assert str(Problem(Path("a/b"), "is absent.", "Make it.")) == "a/b: is absent. Make it."
+
+
+def test_who_fits_where_nobody_or_some_do(out: Path, clean: Path) -> None:
+    own = clean.parent / "own"
+    atlas = load_atlas(f"{own}.nii.gz", space="MNI152NLin6Asym", labels_tsv=f"{own}.tsv")
+    run_group(atlas, out, GroupOptions(scaling="none"), progress=lambda scan_id: None)
+    assert check_output(out, sources=False) == []
+    _shard("scans/fits_scaling", _at(1, True))(out)
+    assert "true of 1 scans; none fits nothing" in check_output(out, sources=False)[0].what
+
+
+def test_sources_that_are_not_found_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No fault, as the data may lie elsewhere by now; but it is told."""
+    out = _make(tmp_path)
+    for folder, options, told in (
+        ("bold", [], ""),
+        ("gone", ["--no-source-hash"], ""),
+        ("gone", [], "3 of 3"),
+    ):
+        if not (tmp_path / folder).exists():
+            (tmp_path / "bold").rename(tmp_path / folder)
+        assert main(["--check", str(out), *options]) == 0
+        err = capsys.readouterr().err
+        assert ("sources were not found" in err) == bool(told) and told in err
+    for participant, _, _ in SCANS:
+        _edit_json(_scan(out, participant, ".json"), source=f"bold/{participant}.nii.gz")
+    _shard("scans/source", lambda x: np.array([f"bold/{p}.nii.gz" for p, _, _ in SCANS], object))(out)
+    for participant, _, _ in SCANS:
+        _cell(participant, "source", f"bold/{participant}.nii.gz")(out)
+    assert main(["--check", str(out)]) == 0
+    assert f"e.g. bold/sub-01.nii.gz from {Path.cwd()}." in capsys.readouterr().err
+
+
+def test_files_of_a_scan_that_failed_since_are_no_fault(out: Path) -> None:
+    _copy_scan(out, "sub-02", "sub-08")
+    _edit_json(_scan(out, "sub-08", ".json"), source="/data/sub-08.nii.gz")
+    assert [p.what for p in check_output(out, sources=False)] == ["is in no shard."]
+    with open(out / "failures.tsv", "a") as table:
+        table.write("/data/sub-08.nii.gz\tparticipant\tInputError\tbroken\tmend it\n")
+    assert check_output(out, sources=False) == []
