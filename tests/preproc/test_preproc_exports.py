@@ -241,15 +241,19 @@ def test_official_tables_are_stacked_to_the_order_of_the_gradients(
     assert "slower than" not in caplog.text
 
 
-def test_official_subject_list_is_the_training_participants(tmp_path: Path) -> None:
+def test_official_subject_list_is_the_training_participants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(MISSING, SCANS[2][0])
+    monkeypatch.setitem(MISSING, SCANS[0][0], 5)  # left out: the original code cannot tell a missing region
     (tmp_path / "train.txt").write_text("sub-02\n")
     out = _preprocess(tmp_path, ATLASES["ours"], "--scaling-participants", str(tmp_path / "train.txt"))
     write_exports(out, *_swap(_records(out), ["official-csv"]))
     folder = out / "exports/official-csv"
-    assert pickle.loads((folder / "train_ids.pkl").read_bytes()) == {"train_ids": []}
+    assert pickle.loads((folder / "train_ids.pkl").read_bytes()) == {"train_ids": [SCANS[2][0]]}
     told = pd.read_csv(folder / "scans.tsv", sep="\t")
-    assert told["id"].tolist() == [SCANS[0][0], SCANS[1][0]] and not told["training"].any()
-    assert told["t_r"].tolist() == [0.735, 0.7] and told["n_frames"].tolist() == [490, 31]
+    assert told["id"].tolist() == [SCANS[1][0], SCANS[2][0]] and told["training"].tolist() == [False, True]
+    assert told["t_r"].tolist() == [0.7, 2.0] and told["n_frames"].tolist() == [31, 14]
 
 
 def test_official_subject_list_is_everybody_by_default(ours: Path) -> None:
