@@ -49,18 +49,26 @@ def _command(cohort: Path, out: Path, stage: str) -> list[str]:
     ]
 
 
-def _run(cohort: Path, out: Path, stage: str) -> float:
-    start = time.monotonic()
+def _run(cohort: Path, out: Path, stage: str) -> None:
     subprocess.run(_command(cohort, out, stage), check=True, stderr=subprocess.DEVNULL)
-    return time.monotonic() - start
 
 
-def _run_and_kill(cohort: Path, out: Path, stage: str, after: float) -> bool:
-    """Whether the process was still at work when it was killed."""
+def _run_and_kill(cohort: Path, out: Path, stage: str, moments: random.Random) -> bool:
+    """Whether the process was still at work when it was killed.
+
+    Start-up takes longer than the work: wait until a random number of scans is done, or the group stage has
+    taken its lock, and then a random moment more.
+    """
     process = subprocess.Popen(
         _command(cohort, out, stage), stderr=subprocess.DEVNULL, start_new_session=True
     )
-    time.sleep(after)
+    n_done = moments.randrange(N_SCANS)
+    while process.poll() is None:
+        done = len(list(out.glob("sub-*/func/*_timeseries.json")))
+        if done >= n_done if stage == "participant" else (out / "work/group.lock").exists():
+            break
+        time.sleep(0.002)
+    time.sleep(moments.uniform(0, 0.03 if stage == "participant" else 0.6))
     alive = process.poll() is None
     if alive:
         os.killpg(process.pid, signal.SIGKILL)
@@ -76,7 +84,8 @@ def _bytes(out: Path) -> dict[str, bytes]:
 
 def _kill_often(cohort: Path, folder: Path, n_kills: int) -> None:
     whole = folder / "whole"
-    seconds = {stage: _run(cohort, whole, stage) for stage in ("participant", "group")}
+    for stage in ("participant", "group"):
+        _run(cohort, whole, stage)
     expected = _bytes(whole)
     assert len([name for name in expected if name.endswith("_timeseries.json")]) == N_SCANS
     moments = random.Random(0)
@@ -86,13 +95,11 @@ def _kill_often(cohort: Path, folder: Path, n_kills: int) -> None:
             out = folder / f"{stage}-{number}"
             if stage == "group":
                 _run(cohort, out, "participant")
-            # start-up takes most of the run; aim at what comes after the first half of it
-            after = moments.uniform(0.5, 1.0) * seconds[stage]
-            hit += _run_and_kill(cohort, out, stage, after)
+            hit += _run_and_kill(cohort, out, stage, moments)
             _run(cohort, out, stage)
             if stage == "participant":
                 _run(cohort, out, "group")
-            assert _bytes(out) == expected, f"killed in {stage} after {after:.2f} s"
+            assert _bytes(out) == expected, f"killed in {stage}, number {number}"
             assert find_leftovers(out) == [] and not list(out.rglob("shards-*"))
         assert hit >= n_kills // 2, f"only {hit} of {n_kills} kills met a running process"
 
