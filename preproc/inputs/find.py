@@ -170,11 +170,10 @@ class _Asked(NamedTuple):
     option: str
     attribute: str  # of a ScanSource
     prefix: str
-    labels: set[str]  # without their prefix; empty: not asked for
+    labels: set[str]  # as `_bare` gives them; empty: not asked for
 
     def label_of(self, scan: ScanSource) -> str:
-        label: str = getattr(scan, self.attribute)
-        return label.removeprefix(self.prefix)
+        return _bare(getattr(scan, self.attribute), self.prefix)
 
 
 def _asked(keep: ScanFilter) -> list[_Asked]:
@@ -185,9 +184,15 @@ def _asked(keep: ScanFilter) -> list[_Asked]:
         ("--run-id", "run", "run-", keep.run_id),
     )
     return [
-        _Asked(option, attribute, prefix, {label.removeprefix(prefix) for label in labels})
+        _Asked(option, attribute, prefix, {_bare(label, prefix) for label in labels})
         for option, attribute, prefix, labels in filters
     ]
+
+
+def _bare(label: str, prefix: str) -> str:
+    """Without its prefix; a run is a number, and 01 is 1 (BIDS: an index)."""
+    bare = label.removeprefix(prefix)
+    return str(int(bare)) if prefix == "run-" and bare.isdigit() else bare
 
 
 def _kept(scans: list[ScanSource], keep: ScanFilter) -> list[ScanSource]:

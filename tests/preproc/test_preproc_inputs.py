@@ -67,6 +67,14 @@ def test_filters_with_and_without_prefix(fmriprep: Path) -> None:
         find_scans(fmriprep, ScanFilter(task_id=["nback"]))
 
 
+def test_runs_are_numbers_and_participants_are_not(tmp_path: Path) -> None:
+    for name in ("sub-01_run-01", "sub-1_run-10", "sub-02_run-1"):
+        _touch(tmp_path / f"{name}_bold.nii.gz")
+    assert _ids(find_scans(tmp_path, ScanFilter(run_id=["1"]))) == ["sub-01_run-01", "sub-02_run-1"]
+    assert _ids(find_scans(tmp_path, ScanFilter(run_id=["run-001"]))) == ["sub-01_run-01", "sub-02_run-1"]
+    assert _ids(find_scans(tmp_path, ScanFilter(participant_label=["1"]))) == ["sub-1_run-10"]
+
+
 def test_sidecars_are_inherited_and_the_nearer_wins(fmriprep: Path) -> None:
     _touch(fmriprep / "task-rest_bold.json", '{"RepetitionTime": 2.5}')
     near = PREPROC.format(s="01", e="a", r="1", p="MNI152NLin6Asym").replace(".nii.gz", ".json")
