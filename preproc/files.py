@@ -43,13 +43,13 @@ def _machine() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
 
 
-def find_leftovers(folder: Path) -> list[Path]:
-    """Temporary files below `folder` that no process is writing: killed processes left them.
+def find_leftovers(folder: Path, *, deep: bool = True) -> list[Path]:
+    """Temporary files in `folder` (and below, if `deep`) that no process is writing: killed ones left them.
 
     A file of this machine counts when its process is gone, another machine's when it is a day old.
     """
     found = []
-    for path in sorted(folder.rglob(".*.tmp*")):
+    for path in sorted((folder.rglob if deep else folder.glob)(".*.tmp*")):
         named = _LEFTOVER.search(path.name)
         if named is None:
             continue
@@ -62,9 +62,9 @@ def find_leftovers(folder: Path) -> list[Path]:
     return found
 
 
-def sweep_leftovers(folder: Path) -> int:
-    """Delete `find_leftovers`; returns how many."""
-    leftovers = find_leftovers(folder)
+def sweep_leftovers(*folders: Path) -> int:
+    """Delete `find_leftovers` of these folders, not below them; returns how many."""
+    leftovers = [path for folder in folders for path in find_leftovers(folder, deep=False)]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

@@ -96,6 +96,7 @@ def run_group(
     """
     watch = Watch(phase, progress)
     with _alone(output):
+        scan_files.sweep_output(output)
         members, common = plan_members(atlas, output, options, watch)
         scaling = _fit(members, atlas, options, observer, watch)
         shard_names = _write_shards(members, common, atlas, scaling, output, options, observer, watch)

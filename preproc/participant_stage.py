@@ -29,7 +29,7 @@ from bjepa.preproc.clean import (
 from bjepa.preproc.engines import run_everywhere
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.extract import RegionalScan
-from bjepa.preproc.files import sha256_of_file, sha256_of_json, sweep_leftovers
+from bjepa.preproc.files import sha256_of_file, sha256_of_json
 from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.read_scan import read_header, read_regions
 from bjepa.preproc.repetition_time import decide_t_r
@@ -93,8 +93,7 @@ def run_participants(
     """
     save_atlas(atlas, output / "atlas")
     scan_files.forget_vanished_failures(output)
-    if swept := sweep_leftovers(output):
-        log.info("%d temporary files of killed processes removed from %s.", swept, output)
+    scan_files.sweep_output(output)
     job = _Job(atlas=atlas, output=output, options=options, overwrite=overwrite, hash_sources=hash_sources)
     failures = []
     for scan_id, failure in run_everywhere(_try_scan, scans, shared=(job,), n_jobs=n_jobs, dask=dask):
@@ -137,6 +136,7 @@ def process_scan(source: ScanSource, job: _Job) -> None:
     stem = scan_stem(job.output, source, atlas.name)
     if not job.overwrite and scan_files.is_finished(stem, key):
         return
+    scan_files.sweep_scan(stem)
     scan = read_regions(
         source,
         atlas,

@@ -8,6 +8,7 @@ killed between the two files leaves a scan that is done again, never one that is
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 
 import bjepa
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import sha256_of_json, write_aside, write_json, write_tsv
+from bjepa.preproc.files import sha256_of_json, sweep_leftovers, write_aside, write_json, write_tsv
 from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.inputs.bids import clean_label
+
+log = logging.getLogger(__name__)
 
 MAKER = "bjepa-preprocess"
 _FAILURES = Path("work") / "failures"
@@ -54,6 +57,23 @@ def scan_stem(output: Path, source: ScanSource, atlas_name: str) -> Path:
 def picture_path(stem: Path) -> Path:
     """Where the picture of a scan lies: `figures/` beside `func/`, as fMRIPrep has it."""
     return stem.parent.parent / "figures" / (stem.name.removesuffix("_timeseries") + "_qc.webp")
+
+
+def sweep_scan(stem: Path) -> None:
+    """Delete what killed processes left where this scan's files lie."""
+    sweep_leftovers(stem.parent, picture_path(stem).parent)
+
+
+def sweep_output(output: Path) -> None:
+    """Delete what killed processes left in OUTPUT but in the folders of scans: each scan sweeps its own.
+
+    Those are too many to walk through at every call of a study of thousands.
+    """
+    n_swept = sweep_leftovers(
+        output, output / "atlas", output / "exports", output / _FAILURES, output / "work" / "operators"
+    )
+    if n_swept:
+        log.info("%d temporary files of killed processes removed from %s.", n_swept, output)
 
 
 def write_scan(

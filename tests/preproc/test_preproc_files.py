@@ -29,8 +29,8 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
     others.write_text("not ours")
     with write_aside(tmp_path / "living.tsv") as aside:  # this process is alive: its file stays
         aside.write_text("a")
-        assert len(find_leftovers(tmp_path)) == 3
-        assert sweep_leftovers(tmp_path) == 3
+        assert len(find_leftovers(tmp_path)) == 3 and len(find_leftovers(tmp_path, deep=False)) == 2
+        assert sweep_leftovers(tmp_path) == 2 and sweep_leftovers(tmp_path / "deep") == 1
         assert aside.exists()
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".my.notes.tmp", "living.tsv"]
 
