@@ -100,6 +100,7 @@ def _client(dask: str, n_jobs: int) -> Iterator[Any]:
             f"--dask {dask} needs dask.distributed, which is not installed.",
             hint="pip install 'bjepa[dask]', or leave --dask out.",
         ) from error
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells every worker's coming and going
     if dask == "local":
         workers = None if n_jobs == -1 else n_jobs
         # a process a worker, one thread each: HDF5 and the readers gain nothing from threads
