@@ -73,18 +73,17 @@ def _row(
 ) -> tuple[list[str], set[str]]:
     """The columns after scan and kind, and what is to be noted; refused as the run refuses."""
     from bjepa.preproc.clean import plan_cleaning
-    from bjepa.preproc.participant_stage import _confounds
+    from bjepa.preproc.participant_stage import confounds_of, input_files
     from bjepa.preproc.read_scan import check_smoothing, n_frames_whole, read_header
     from bjepa.preproc.repetition_time import decide_t_r
     from bjepa.preproc.resample import plan_resampling
 
     header = read_header(scan)
     t_r = decide_t_r(scan, header.t_r, participant.t_r)
-    if scan.mask is not None and not scan.mask.is_file():
-        raise InputError(f"{scan.path}: its mask {scan.mask} does not exist.", hint="Mend the manifest.")
+    input_files(scan)  # refused where one is not there
     check_smoothing(scan, participant.smoothing_fwhm)
     known = n_frames_whole(scan, header)
-    confounds = _confounds(scan, known or 0, participant)
+    confounds = confounds_of(scan, known or 0, participant)
     if known is None:
         rows = [len(given) for given in (confounds.values, confounds.sample_mask) if given is not None]
         n_frames = rows[0] if rows else LONG_ENOUGH

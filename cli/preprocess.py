@@ -214,7 +214,8 @@ def _refuse_unused(args: argparse.Namespace, options: "ParticipantOptions") -> N
             "%s: the stage 'group' takes every finished scan of %s.", _options_of(filters), args.output
         )
     paths = scan_paths(args.output)
-    given = [name for name in OF_A_SCAN if getattr(args, name) != parser().get_default(name)]
+    defaults = parser()
+    given = [name for name in OF_A_SCAN if getattr(args, name) != defaults.get_default(name)]
     if not (given and paths):
         return
     done = _flat(read_facts(Path(paths[0]))["options"])
@@ -235,8 +236,9 @@ def _options_of(names: Sequence[str]) -> str:
 
 def _flat(options: dict[str, Any]) -> dict[str, Any]:
     """Options of a scan with those of its cleaning and layout beside them."""
-    flat = {k: v for k, v in options.items() if not isinstance(v, dict) or k not in ("cleaning", "layout")}
-    for part in ("cleaning", "layout"):
+    parts = ("cleaning", "layout")
+    flat = {k: v for k, v in options.items() if k not in parts}
+    for part in parts:
         flat |= {f"{part}.{k}": v for k, v in options.get(part, {}).items()}
     return flat
 

@@ -109,7 +109,7 @@ def _try_scan(source: ScanSource, job: _Job) -> tuple[str, Failure | None]:
 
     try:
         with threadpool_limits(1):  # sums of several threads differ in their last bits from run to run
-            process_scan(source, job)
+            _process_scan(source, job)
     except InputError as error:
         failure = _failure(source, "InputError", error.message, error.hint)
     except Exception as error:  # a fault of ours or of a library must not stop the other scans
@@ -128,7 +128,7 @@ def _failure(source: ScanSource, error: str, message: str, hint: str) -> Failure
     return Failure(str(source.path), "participant", error, message, hint)
 
 
-def process_scan(source: ScanSource, job: _Job) -> None:
+def _process_scan(source: ScanSource, job: _Job) -> None:
     """One scan, from its file to its regional series in OUTPUT; kept if it is there already."""
     atlas, options = job.atlas, job.options
     t_r = decide_t_r(source, read_header(source).t_r, options.t_r)
@@ -146,7 +146,7 @@ def process_scan(source: ScanSource, job: _Job) -> None:
     )
     missing = _missing_regions(scan, options.min_coverage)
     _refuse_too_many(missing, source, options)
-    confounds = _confounds(source, len(scan.timeseries), options)
+    confounds = confounds_of(source, len(scan.timeseries), options)
     raw, factor = scan.timeseries, 1.0  # (n_frames, n_rois)
     if options.normalise_mean:
         raw, factor = normalise_mean(raw, sample_mask=confounds.sample_mask, valid=~missing)
@@ -181,7 +181,7 @@ def process_scan(source: ScanSource, job: _Job) -> None:
     scan_files.write_scan(stem, cleaned.timeseries, cleaned.censored, facts)
 
 
-def _confounds(source: ScanSource, n_frames: int, options: ParticipantOptions) -> Confounds:
+def confounds_of(source: ScanSource, n_frames: int, options: ParticipantOptions) -> Confounds:
     """What is known of the scan's nuisance: fMRIPrep's table or one of its own, or what XCP-D left."""
     strategy = options.cleaning.confounds
     if not source.denoised:
@@ -205,8 +205,8 @@ def _confounds(source: ScanSource, n_frames: int, options: ParticipantOptions) -
     return known
 
 
-def _key(source: ScanSource, job: _Job, t_r: float) -> str:
-    """Names input and options: the same key means the same numbers."""
+def input_files(source: ScanSource) -> list[tuple[str, Path]]:
+    """All files that a scan is made of, each with what it is; raises InputError where one is not there."""
     confounds = source.confounds or confounds_beside(source.path)
     beside = None if confounds is None else confounds.with_suffix(".json")  # nilearn reads CompCor's from it
     parts: list[tuple[str, Path | None]] = [
@@ -219,13 +219,17 @@ def _key(source: ScanSource, job: _Job, t_r: float) -> str:
         ("outliers", source.outliers),
         ("motion", source.motion),
     ]
-    stats = []
-    for what, path in parts:
-        if path is None:
-            continue
+    files = [(what, path) for what, path in parts if path is not None]
+    for what, path in files:
         if not path.is_file():
             raise InputError(f"{source.path}: its {what} {path} does not exist.", hint="Mend the manifest.")
-        stats.append((what, str(path), path.stat().st_size, path.stat().st_mtime_ns))
+    return files
+
+
+def _key(source: ScanSource, job: _Job, t_r: float) -> str:
+    """Names input and options: the same key means the same numbers."""
+    found = [(what, path, path.stat()) for what, path in input_files(source)]
+    stats = [(what, str(path), stat.st_size, stat.st_mtime_ns) for what, path, stat in found]
     atlas = [job.atlas.sha256, job.atlas.place]
     said = [stats, atlas, asdict(job.options), t_r, job.hash_sources, software_versions()["bjepa"]]
     return sha256_of_json(said)[:32]

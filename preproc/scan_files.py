@@ -46,12 +46,15 @@ class Failure:
 _FAILURE_FIELDS = tuple(field.name for field in fields(Failure))
 
 
+def func_folder(root: Path, participant_id: str, session: str) -> Path:
+    """Where BIDS has the functional files of a participant's session ("": none)."""
+    return root / participant_id / (f"ses-{session}" if session else "") / "func"
+
+
 def scan_stem(output: Path, source: ScanSource, atlas_name: str) -> Path:
     """Path of a scan's files without their extension."""
-    folder = output / source.participant_id
-    if source.session:
-        folder = folder / f"ses-{source.session}"
-    return folder / "func" / f"{source.scan_id}_seg-{clean_label(atlas_name)}_timeseries"
+    folder = func_folder(output, source.participant_id, source.session)
+    return folder / f"{source.scan_id}_seg-{clean_label(atlas_name)}_timeseries"
 
 
 def picture_path(stem: Path) -> Path:
@@ -152,7 +155,7 @@ def _read_note(path: Path) -> dict[str, str] | None:
 def write_failures_table(output: Path) -> None:
     """`failures.tsv`: one row a scan that could not be done."""
     rows = [asdict(failure) for failure in read_failures(output)]
-    table = pd.DataFrame(rows, columns=["source", "stage", "error", "message", "hint"])
+    table = pd.DataFrame(rows, columns=list(_FAILURE_FIELDS))
     write_tsv(output / "failures.tsv", table)
 
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.exports.regions import schaefer_columns, tian_columns
 from bjepa.preproc.files import write_aside
+from bjepa.preproc.scan_files import MAKER
 from bjepa.preproc.shards import ShardReader
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def write_file(
         file["t_r"] = np.array(reader.scans["t_r_out"])[scan_of]
         file["valid"] = reader.valid[scan_of][:, order]
         file.attrs.update(
-            made_by="bjepa-preprocess, export brain-semantoks-h5",
+            made_by=f"{MAKER}, export brain-semantoks-h5",
             atlas=reader.atlas,
             atlas_sha256=reader.atlas_sha256,
             raw_signal_length=int(reader.series_length.max()),  # to be told in its configuration

@@ -22,6 +22,7 @@ import bjepa
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_json, write_tsv
 from bjepa.preproc.inputs.bids import clean_label
+from bjepa.preproc.scan_files import MAKER, func_folder
 from bjepa.preproc.scan_records import ScanRecord
 
 _AFTER_SEG = ("res", "den")  # entities that BIDS puts between seg- and stat-
@@ -48,7 +49,7 @@ def write_tables(
 def _write_scan(folder: Path, names: list[str], scan: ScanRecord) -> str:
     facts = scan.facts
     series, censored = scan.read()  # (n_frames, n_rois), (n_frames,)
-    func = folder / scan.participant_id / (f"ses-{scan.session}" if scan.session else "") / "func"
+    func = func_folder(folder, scan.participant_id, scan.session)
     stem = table_stem(scan.scan_id, scan.space, facts["atlas"])
     table = func / f"{stem}_stat-mean_timeseries.tsv"
     # float32 is written with the digits that give the same float32 when read
@@ -111,7 +112,7 @@ def _write_description(folder: Path) -> None:
             "DatasetType": "derivative",
             "GeneratedBy": [
                 {
-                    "Name": "bjepa-preprocess",
+                    "Name": MAKER,
                     "Version": bjepa.__version__,
                     "Description": "export xcpd-tsv: not made by XCP-D, laid out as by XCP-D 0.7 to 0.14",
                 }
