@@ -83,7 +83,7 @@ def _row(
     input_files(scan)  # refused where one is not there
     check_smoothing(scan, participant.smoothing_fwhm)
     known = n_frames_whole(scan, header)
-    confounds = confounds_of(scan, known or 0, participant)
+    confounds = confounds_of(scan, known, participant)
     if known is None:
         rows = [len(given) for given in (confounds.values, confounds.sample_mask) if given is not None]
         n_frames = rows[0] if rows else LONG_ENOUGH

@@ -181,12 +181,18 @@ def _process_scan(source: ScanSource, job: _Job) -> None:
     scan_files.write_scan(stem, cleaned.timeseries, cleaned.censored, facts)
 
 
-def confounds_of(source: ScanSource, n_frames: int, options: ParticipantOptions) -> Confounds:
-    """What is known of the scan's nuisance: fMRIPrep's table or one of its own, or what XCP-D left."""
+def confounds_of(source: ScanSource, n_frames: int | None, options: ParticipantOptions) -> Confounds:
+    """What is known of the scan's nuisance: fMRIPrep's table or one of its own, or what XCP-D left.
+
+    `n_frames` of the scan; None where it has not been read and has no header (a table).
+    """
     strategy = options.cleaning.confounds
     if not source.denoised:
         known = load_confounds(source.path, source.confounds, strategy)
-        if known.fd is not None and len(known.fd) != n_frames:  # with a strategy, cleaning refuses them
+        if known.fd is not None and n_frames not in (
+            None,
+            len(known.fd),
+        ):  # with a strategy, cleaning refuses them
             log.warning(
                 "%s: its confounds have %d rows, it has %d frames.", source.path, len(known.fd), n_frames
             )

@@ -225,6 +225,21 @@ def test_smoothing_is_refused_where_there_is_no_volume(
     _run(*argv)
 
 
+def test_the_plan_of_a_table_does_not_doubt_its_confounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table is not read for the plan: its number of frames is unknown, not 0."""
+    rng = np.random.default_rng(4)
+    pd.DataFrame(rng.normal(100, 3, (30, 50))).to_csv(tmp_path / "t.csv", index=False, header=False)
+    confounds = pd.DataFrame({"framewise_displacement": rng.uniform(0, 1, 30)})
+    confounds.to_csv(tmp_path / "c.tsv", sep="\t", index=False)
+    manifest = tmp_path / "list.tsv"
+    manifest.write_text("path\tparticipant_id\tconfounds\nt.csv\t1\tc.tsv\n")
+    argv = [str(manifest), str(tmp_path / "out"), "--atlas", "tian-s3", "--t-r", "2.0", "--dry-run"]
+    assert main(argv) == 0
+    assert "frames" not in capsys.readouterr().err
+
+
 def test_the_plan_shows_mixed_repetition_times(
     bold: Path, own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
