@@ -1,6 +1,7 @@
 """preproc/extract.py, operator.py, stream.py: against nilearn, laws, damage."""
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from nilearn.image import resample_img
 from nilearn.maskers import NiftiLabelsMasker
 from numpy.testing import assert_allclose
 
@@ -53,23 +53,13 @@ def _bold(tmp_path: Path, **kwargs: Any) -> Path:
     return _save(tmp_path / "bold.nii.gz", data.astype(np.float32), AFFINE, **kwargs)
 
 
-def _means_by_nilearn(img: Path, atlas: Atlas) -> np.ndarray:
-    moved = resample_img(
-        nib.load(img),
-        target_affine=atlas.labels_img.affine,
-        target_shape=atlas.labels.shape,
-        interpolation="linear",
-        force_resample=True,
-        copy_header=True,
-    ).get_fdata()
-    return np.stack([moved[atlas.labels == k].mean(axis=0) for k in range(1, atlas.n_rois + 1)], axis=1)
-
-
-def test_equals_nilearn_linear_resampling_and_label_means(tmp_path: Path, atlas: Atlas) -> None:
+def test_equals_nilearn_linear_resampling_and_label_means(
+    tmp_path: Path, atlas: Atlas, means_by_nilearn: Callable[[Path, Atlas], np.ndarray]
+) -> None:
     scan = extract_timeseries(_bold(tmp_path), atlas)
     assert scan.timeseries.shape == (6, 4) and scan.timeseries.dtype == np.float32
     assert_allclose(scan.coverage, 1)
-    assert_allclose(scan.timeseries, _means_by_nilearn(tmp_path / "bold.nii.gz", atlas), rtol=1e-6)
+    assert_allclose(scan.timeseries, means_by_nilearn(tmp_path / "bold.nii.gz", atlas), rtol=1e-6)
     assert scan.t_r == pytest.approx(2.2)
 
 
@@ -81,12 +71,14 @@ def test_equals_the_masker_on_its_own_grid(tmp_path: Path, atlas: Atlas) -> None
 
 
 @pytest.mark.parametrize("number", ["007", "018", "107", "112"])
-def test_real_scans_equal_nilearn(shared: Path, number: str) -> None:
+def test_real_scans_equal_nilearn(
+    shared: Path, number: str, means_by_nilearn: Callable[[Path, Atlas], np.ndarray]
+) -> None:
     atlas = load_atlas(space="MNI152NLin6Asym", atlas_dir=shared / "data/atlas")
     path = shared / f"data/bold4d/gift_lowres_mni/sub-{number}_lowres.nii.gz"
     scan = extract_timeseries(path, atlas)
     assert scan.timeseries.shape == (50, 450) and scan.coverage.min() > 0.999
-    expected = _means_by_nilearn(path, atlas)
+    expected = means_by_nilearn(path, atlas)
     assert np.abs(scan.timeseries / expected - 1).max() <= 1e-6
 
 

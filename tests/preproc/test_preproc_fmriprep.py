@@ -6,6 +6,7 @@ JSON, stretched in time to the length of a run.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from nilearn.image import resample_img
 from nilearn.interfaces.fmriprep import load_confounds_strategy
 from nilearn.signal import clean
 from scipy.interpolate import CubicSpline
@@ -95,27 +95,15 @@ def _write_run(path: Path, origin: tuple[float, ...], table: pd.DataFrame, rng: 
     nib.save(mask, path.with_name(path.name.replace("desc-preproc_bold", "desc-brain_mask")))
 
 
-def _by_nilearn(bold: Path, atlas: Atlas) -> np.ndarray:
-    """(N_FRAMES, n_rois) label means of linearly resampled volumes."""
-    moved = resample_img(
-        nib.load(bold),
-        target_affine=atlas.labels_img.affine,
-        target_shape=atlas.labels.shape,
-        interpolation="linear",
-        force_resample=True,
-        copy_header=True,
-    ).get_fdata(dtype=np.float32)
-    flat, labels = moved.reshape(-1, N_FRAMES), atlas.labels.ravel()
-    return np.stack([flat[labels == k].mean(axis=0, dtype=np.float64) for k in range(1, 451)], axis=1)
-
-
 @pytest.fixture(scope="module")
-def by_nilearn(fmriprep: Path, shared: Path) -> dict[str, np.ndarray]:
+def by_nilearn(
+    fmriprep: Path, shared: Path, means_by_nilearn: Callable[[Path, Atlas], np.ndarray]
+) -> dict[str, np.ndarray]:
     """Of the second run of sub-02, in either space."""
     means = {}
     for space in SPACES:
         atlas = load_atlas(space=space, atlas_dir=shared / "data/atlas")
-        means[space] = _by_nilearn(_bold(fmriprep, space), atlas)
+        means[space] = means_by_nilearn(_bold(fmriprep, space), atlas)
     return means
 
 
