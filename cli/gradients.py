@@ -90,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _gradients(args: argparse.Namespace) -> int:
-    from bjepa.gradients.pipeline import GradientOptions, make_gradients
+    from bjepa.gradients.pipeline import make_gradients
+    from bjepa.gradients.recipe import GradientOptions
     from bjepa.gradients.report import write_report
     from bjepa.preproc.errors import InputError
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bjepa
-from bjepa.gradients.diffusion import DiffusionMap
+from bjepa.gradients.embedding import Embedding
 from bjepa.gradients.regions import Regions
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_text
@@ -114,7 +114,7 @@ def _checked(found: Any, path: Path) -> NDArray[np.float64]:
 
 def write_gradients(
     folder: Path,
-    result: DiffusionMap,
+    result: Embedding,
     regions: Regions,
     *,
     affinity: NDArray[np.float64],

@@ -8,20 +8,21 @@ R regions.
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.gradients.connectivity import fisher_z, mean_over_scans, scan_connectivity_of_shards
+from bjepa.gradients.connectivity.measure import Measure
+from bjepa.gradients.connectivity.scan_maps import mean_over_scans
 from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
-from bjepa.gradients.tables import MATRIX_NAMES, SERIES_NAMES, SUFFIXES, Table, read_table
+from bjepa.gradients.scans import Scans, ShardScans, TableScans, is_series
+from bjepa.gradients.tables import SUFFIXES, read_table
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.number_tables import looks_transposed
+from bjepa.preproc.number_tables import looks_transposed, table_suffix
 from bjepa.preproc.participants import bare_id, read_participant_list
 from bjepa.preproc.shards import FORMAT as SHARD_FORMAT
 from bjepa.preproc.shards import ShardReader
@@ -39,6 +40,8 @@ class GroupConnectivity:
     regions: Regions
     n_scans: int  # 0 for a matrix, which does not say
     n_participants: int  # 0 where unknown
+    scans: Scans | None = None  # None for a matrix
+    measure: Measure = field(default_factory=Measure)
 
 
 def read_connectivity(
@@ -70,7 +73,7 @@ def read_connectivity(
     if path.is_dir():
         return _from_series(_series_files(path), wanted, progress)
     table = read_table(path)
-    if _is_series(table, path):
+    if is_series(table, path):
         return _from_series([path], wanted, progress)
     if wanted is not None:
         raise InputError(
@@ -97,52 +100,44 @@ def _from_shards(
     path: Path, wanted: set[str] | None, atlas_dir: Path | None, progress: Progress
 ) -> GroupConnectivity:
     reader = ShardReader(path)
-    people = [bare_id(name) for name in reader.scans["participant_id"]]
-    chosen = [row for row, person in enumerate(people) if wanted is None or person in wanted]
-    _check_chosen(wanted, set(people))
-    log.info("%d scans of %d regions, shards of %s", len(chosen), reader.n_rois, path)
-    maps = scan_connectivity_of_shards(reader, chosen)
-    return GroupConnectivity(
-        fc=mean_over_scans(progress(maps, len(chosen)), names=reader.rois["name"]),
-        regions=regions_of_shards(reader, path, atlas_dir),
-        n_scans=len(chosen),
-        n_participants=len({people[row] for row in chosen}),
-    )
+    scans = ShardScans(reader)
+    scans = scans.subset(_chosen(scans, wanted))
+    log.info("%d scans of %d regions, shards of %s", len(scans), reader.n_rois, path)
+    return _mean(scans, regions_of_shards(reader, path, atlas_dir), progress)
 
 
 def _from_series(files: list[Path], wanted: set[str] | None, progress: Progress) -> GroupConnectivity:
-    people = {file: _participant(file) for file in files}
-    chosen = [file for file in files if wanted is None or people[file] in wanted]
-    _check_chosen(wanted, {person for person in people.values() if person is not None})
-    first = read_table(chosen[0])
+    scans = TableScans(files)
+    scans = scans.subset(_chosen(scans, wanted))
+    first = read_table(scans.files[0])
+    scans.names = first.columns
     log.info(
         "%d files of series; %s: rows are frames (%d), columns regions (%d)",
-        *(len(chosen), chosen[0].name, *first.values.shape),
+        *(len(scans), scans.files[0].name, *first.values.shape),
     )
     if looks_transposed(first.values):
         log.warning(
             "%s: neighbours along the columns are more alike than along the rows, as if columns were frames. "
             "Rows must be frames: transpose the tables if they are regions.",
-            chosen[0],
+            scans.files[0],
         )
-    maps = (fisher_z(_series(file), where=str(file)) for file in chosen)
-    fc = mean_over_scans(progress(maps, len(chosen)), names=first.columns)
-    known = {people[file] for file in chosen}
+    regions = named_regions(first.columns) if first.columns else unnamed_regions(first.values.shape[1])
+    return _mean(scans, regions, progress)
+
+
+def _mean(scans: Scans, regions: Regions, progress: Progress) -> GroupConnectivity:
+    measure = Measure()
+    maps = (measure.of_scan(scans.phases(n), where=scans.labels[n]) for n in range(len(scans)))
+    fc = measure.group(mean_over_scans(progress(maps, len(scans)), names=scans.names))
+    known = set(scans.entities["participant_id"])
     return GroupConnectivity(
         fc=fc,
-        regions=named_regions(first.columns) if first.columns else unnamed_regions(len(fc)),
-        n_scans=len(chosen),
-        n_participants=0 if None in known else len(known),
+        regions=regions,
+        n_scans=len(scans),
+        n_participants=0 if "" in known else len(known),
+        scans=scans,
+        measure=measure,
     )
-
-
-def _series(file: Path) -> NDArray[np.float64]:
-    table = read_table(file)
-    if not _is_series(table, file):
-        raise InputError(
-            f"{file} is a connectivity matrix among time series.", hint="Give it alone, as INPUT."
-        )
-    return table.values
 
 
 def _series_files(folder: Path) -> list[Path]:
@@ -150,7 +145,7 @@ def _series_files(folder: Path) -> list[Path]:
     found = sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix in SUFFIXES
+        if table_suffix(file) is not None
         and file.is_file()
         and not file.name.startswith((".", "participants"))
         and "confounds" not in file.name  # fMRIPrep: desc-confounds_timeseries.tsv
@@ -163,27 +158,6 @@ def _series_files(folder: Path) -> list[Path]:
             hint="For images, run bjepa-preprocess first and give its output folder.",
         )
     return named or found
-
-
-def _is_series(table: Table, path: Path) -> bool:
-    """Whether a table is a time series rather than a connectivity matrix (then it must be square)."""
-    n_rows, n_columns = table.values.shape
-    if table.key in SERIES_NAMES:
-        return True
-    if n_rows == n_columns:
-        return False
-    n = min(n_rows, n_columns, 4)  # a lost line leaves the first or the last corner symmetric
-    corners = (table.values[:n, :n], table.values[-n:, -n:])
-    if table.key in MATRIX_NAMES or (n > 2 and any(map(_looks_symmetric, corners))):
-        raise InputError(
-            f"{path} holds a connectivity matrix that is not square: {n_rows} x {n_columns}.",
-            hint="Rows and columns must be the same regions; look for a lost or an extra line.",
-        )
-    return True
-
-
-def _looks_symmetric(corner: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(corner) > 0 and np.allclose(corner, corner.T, rtol=0, atol=1e-6 * np.ptp(corner)))
 
 
 def check_connectivity(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
@@ -222,9 +196,12 @@ def check_connectivity(values: NDArray[np.float64], path: Path) -> NDArray[np.fl
     return (values + values.T) / 2
 
 
-def _check_chosen(wanted: set[str] | None, there: set[str]) -> None:
+def _chosen(scans: Scans, wanted: set[str] | None) -> list[int]:
+    """Numbers of the scans of the participants that are wanted."""
+    people = scans.entities["participant_id"]
     if wanted is None:
-        return
+        return list(range(len(scans)))
+    there = set(people) - {""}
     if not wanted & there:
         raise InputError(
             f"--participants names {len(wanted)} participants ({sorted(wanted)[:5]}, ...), none of whom is "
@@ -235,8 +212,4 @@ def _check_chosen(wanted: set[str] | None, there: set[str]) -> None:
         log.warning(
             "%d participants of --participants are not in INPUT: %s", len(absent), ", ".join(absent[:8])
         )
-
-
-def _participant(file: Path) -> str | None:
-    found = re.search(r"sub-([A-Za-z0-9]+)", file.name) or re.search(r"sub-([A-Za-z0-9]+)", str(file.parent))
-    return found.group(1) if found else None
+    return [number for number, person in enumerate(people) if person in wanted]

@@ -9,28 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bjepa.gradients.affinity import Kernel, compute_affinity
-from bjepa.gradients.align import align_gradients
+from bjepa.gradients.alignment import align_gradients
 from bjepa.gradients.atlas_io import load_gradients, write_gradients
-from bjepa.gradients.crosscheck import check_possible, cross_check
-from bjepa.gradients.diffusion import DiffusionMap, diffusion_map
+from bjepa.gradients.embedding import Embedding
 from bjepa.gradients.inputs import GroupConnectivity, Progress, read_connectivity
+from bjepa.gradients.quality.crosscheck import check_possible, cross_check
+from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_json
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientOptions:
-    """What decides the numbers; stored with them."""
-
-    n_components: int = 30
-    sparsity: float = 0.9
-    kernel: Kernel = "normalized_angle"
-    alpha: float = 0.5
-    diffusion_time: float = 0
-    scale_by_eigenvalues: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +29,7 @@ class GradientRun:
     options: GradientOptions
     group: GroupConnectivity
     affinity: Any  # (R, R) float64
-    result: DiffusionMap  # as written, aligned if asked
+    result: Embedding  # as written, aligned if asked
     align_to: Path | None
     check: dict[str, Any] | None  # cross_check.json
 
@@ -81,14 +69,7 @@ def make_gradients(
     if with_cross_check:
         check_possible(len(group.fc), options.n_components)
 
-    affinity = compute_affinity(group.fc, kernel=options.kernel, sparsity=options.sparsity)
-    result = diffusion_map(
-        affinity,
-        n_components=options.n_components,
-        alpha=options.alpha,
-        diffusion_time=options.diffusion_time,
-        scale_by_eigenvalues=options.scale_by_eigenvalues,
-    )
+    affinity, result = embed_connectivity(group.fc, options)
     log.info("%d components of %d regions", options.n_components, len(group.fc))
 
     check = None

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bjepa.gradients import figures
-from bjepa.gradients.diffusion import SMALL_GAP
+from bjepa.gradients.embedding import SMALL_GAP
+from bjepa.gradients.figures import pictures as figures
 from bjepa.gradients.pipeline import GradientRun
 from bjepa.preproc.files import write_aside
 from bjepa.preproc.html import figure_uri, write_page

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.gradients.connectivity import scan_connectivity_of_shards
+from bjepa.gradients.connectivity.scan_maps import scan_connectivity_of_shards
 from bjepa.model.evaluation.scan_data import ScanData
 
 

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from scipy.stats import ortho_group
 
-from bjepa.gradients.align import Method, align_gradients, principal_cosines
+from bjepa.gradients.alignment import Method, align_gradients, principal_cosines
 from bjepa.preproc.errors import InputError
 
 Array = NDArray[np.float64]

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from bjepa.gradients import functional_connectivity
-from bjepa.gradients.connectivity import fisher_z, scan_connectivity_of_shards
+from bjepa.gradients.connectivity.scan_maps import fisher_z, scan_connectivity_of_shards
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.shards import ShardReader, ShardScan, write_shard
 

@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from bjepa.gradients.affinity import compute_affinity
-from bjepa.gradients.align import principal_cosines
-from bjepa.gradients.diffusion import DiffusionMap, diffusion_map
+from bjepa.gradients.alignment import principal_cosines
+from bjepa.gradients.embedding import Embedding, diffusion_map
 from bjepa.preproc.errors import InputError
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ def hcp(shared: Path) -> Array:
 
 
 @pytest.fixture(scope="module")
-def hcp_map(hcp: Array) -> DiffusionMap:
+def hcp_map(hcp: Array) -> Embedding:
     return diffusion_map(compute_affinity(hcp), n_components=30)
 
 
@@ -56,7 +56,7 @@ def test_equals_the_general_eigensolver(affinity: Array, alpha: float) -> None:
     assert ours.residuals.max() < 1e-10
 
 
-def test_hcp_equals_the_general_eigensolver(hcp: Array, hcp_map: DiffusionMap) -> None:
+def test_hcp_equals_the_general_eigensolver(hcp: Array, hcp_map: Embedding) -> None:
     affinity = compute_affinity(hcp)
     degree = affinity.sum(axis=1)
     kernel = affinity / np.sqrt(degree[:, None] * degree)
@@ -67,7 +67,7 @@ def test_hcp_equals_the_general_eigensolver(hcp: Array, hcp_map: DiffusionMap) -
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_hcp_spans_the_same_space_as_brainspace(hcp: Array, hcp_map: DiffusionMap, seed: int) -> None:
+def test_hcp_spans_the_same_space_as_brainspace(hcp: Array, hcp_map: Embedding, seed: int) -> None:
     from brainspace.gradient.embedding import diffusion_mapping
     from brainspace.gradient.kernels import compute_affinity as brainspace_affinity
 
@@ -78,7 +78,7 @@ def test_hcp_spans_the_same_space_as_brainspace(hcp: Array, hcp_map: DiffusionMa
     assert_allclose(np.linalg.norm(hcp_map.gradients, axis=0), np.linalg.norm(maps, axis=0), rtol=0.03)
 
 
-def test_hcp_holds_the_published_gradients(shared: Path, hcp_map: DiffusionMap) -> None:
+def test_hcp_holds_the_published_gradients(shared: Path, hcp_map: Embedding) -> None:
     folder = shared / "data/group_fc"
     parcel = np.loadtxt(folder / "brainspace_schaefer_400_conte69.csv").astype(int)
     vertices = [np.loadtxt(folder / f"brainspace_conte69_32k_fc_gradient{k}.csv") for k in (0, 1)]
@@ -90,7 +90,7 @@ def test_hcp_holds_the_published_gradients(shared: Path, hcp_map: DiffusionMap) 
     assert cosines[1] >= 0.95
 
 
-def test_hcp_names_the_pair_that_rotates(hcp_map: DiffusionMap) -> None:
+def test_hcp_names_the_pair_that_rotates(hcp_map: Embedding) -> None:
     assert hcp_map.near_degenerate_pairs()[0] == (1, 2)
     assert hcp_map.relative_gaps()[0] == pytest.approx(0.0142, abs=2e-4)
 
@@ -145,7 +145,7 @@ def test_law_regions_in_another_order(affinity: Array) -> None:
     assert_allclose(moved.gradients, diffusion_map(affinity, n_components=6).gradients[order], atol=1e-10)
 
 
-def test_law_units_do_not_matter(hcp: Array, hcp_map: DiffusionMap) -> None:
+def test_law_units_do_not_matter(hcp: Array, hcp_map: Embedding) -> None:
     rescaled = diffusion_map(compute_affinity(1000 * hcp), n_components=30)
     assert_allclose(rescaled.gradients, hcp_map.gradients, atol=1e-7)
     doubled = diffusion_map(7 * compute_affinity(hcp), n_components=30)

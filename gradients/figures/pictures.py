@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bjepa.gradients.atlas_io import paint
-from bjepa.gradients.diffusion import DiffusionMap
+from bjepa.gradients.embedding import Embedding
 from bjepa.gradients.regions import Regions
 
 NETWORK_COLOURS = {
@@ -107,7 +107,7 @@ def _colour(label: str, number: int) -> Any:
     return NETWORK_COLOURS.get(label) or matplotlib.colormaps["tab20"](number % 20)
 
 
-def scree(result: DiffusionMap) -> Figure:
+def scree(result: Embedding) -> Figure:
     """Eigenvalues, with brackets over neighbours that are nearly equal."""
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     axes = figure.subplots()

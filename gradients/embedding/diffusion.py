@@ -16,36 +16,11 @@ magnitude (the same where none is negative, as with the kernel normalized_angle)
 disconnected graph.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bjepa.gradients.embedding.embedding import Embedding
 from bjepa.preproc.errors import InputError
-
-SMALL_GAP = 0.05  # neighbours closer than this rotate into each other from sample to sample
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionMap:
-    """R regions, C components, in order of decreasing eigenvalue."""
-
-    gradients: NDArray[np.float64]  # (R, C)
-    eigenvalues: NDArray[np.float64]  # (C,) of the Markov matrix, in (-1, 1)
-    multipliers: NDArray[np.float64]  # (C,) lambda / (1 - lambda) at time 0, else lambda^t
-    residuals: NDArray[np.float64]  # (C,) ||M g - lambda g|| / (|lambda| ||g||)
-    next_eigenvalue: float  # the first one left out; nan where none is
-
-    def relative_gaps(self) -> NDArray[np.float64]:
-        """(C,) share by which the next eigenvalue is smaller: (l_k - l_{k+1}) / |l_k|."""
-        following = np.append(self.eigenvalues[1:], self.next_eigenvalue)
-        gaps: NDArray[np.float64] = (self.eigenvalues - following) / np.abs(self.eigenvalues)
-        return gaps
-
-    def near_degenerate_pairs(self) -> list[tuple[int, int]]:
-        """Pairs of neighbouring components (from 1) whose relative gap is below SMALL_GAP."""
-        close = np.flatnonzero(self.relative_gaps()[:-1] < SMALL_GAP)
-        return [(int(k) + 1, int(k) + 2) for k in close]
 
 
 def diffusion_map(
@@ -55,7 +30,7 @@ def diffusion_map(
     alpha: float = 0.5,
     diffusion_time: float = 0,
     scale_by_eigenvalues: bool = True,
-) -> DiffusionMap:
+) -> Embedding:
     """Diffusion map of `affinity`, by a dense symmetric eigensolver.
 
     Parameters
@@ -73,7 +48,7 @@ def diffusion_map(
 
     Returns
     -------
-    DiffusionMap
+    Embedding
         float64. Sign: the entry of largest magnitude in each component is positive.
 
     Raises
@@ -105,7 +80,7 @@ def diffusion_map(
     gradients = largest_entry_positive(psi)
     if scale_by_eigenvalues:
         gradients = gradients * np.abs(multipliers)  # the sign of an odd power of lambda < 0 is arbitrary too
-    return DiffusionMap(
+    return Embedding(
         gradients=gradients,
         eigenvalues=values,
         multipliers=multipliers,

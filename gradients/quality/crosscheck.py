@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import bjepa
 from bjepa.gradients.affinity import Kernel
-from bjepa.gradients.align import principal_cosines
-from bjepa.gradients.diffusion import DiffusionMap
+from bjepa.gradients.alignment import principal_cosines
+from bjepa.gradients.embedding import Embedding
 from bjepa.preproc.errors import InputError
 
 SEEDS = range(5)
@@ -23,7 +23,7 @@ MIN_SUBSPACE_COSINE, MAX_AFFINITY_DIFF, MAX_RESIDUAL = 0.999, 1e-6, 1e-10
 def cross_check(
     fc: NDArray[np.float64],
     affinity: NDArray[np.float64],
-    ours: DiffusionMap,
+    ours: Embedding,
     *,
     kernel: Kernel,
     sparsity: float,

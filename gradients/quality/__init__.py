@@ -1,0 +1,1 @@
+"""How good are these gradients? Stability, variance explained, nulls, comparison, cross-check."""

@@ -1,0 +1,150 @@
+"""The scans of INPUT: read one at a time, as often as a question needs, in any process.
+
+T frames, R regions. Entities are those of the shards, or of BIDS names; "" where unknown.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bjepa.gradients.tables import Table, read_table
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.participants import bare_id
+from bjepa.preproc.shards import ShardReader
+
+Array = NDArray[np.float64]
+ENTITIES = ("participant_id", "session", "task", "run")
+
+
+class Scans(Protocol):
+    """Scans of the same regions, by number. Picklable."""
+
+    names: list[str] | None  # (R,) of the regions, None where the files do not say
+    labels: list[str]  # (n,) of each scan, for messages
+    entities: dict[str, list[str]]  # each of ENTITIES: (n,); participant_id without `sub-`
+
+    def __len__(self) -> int: ...
+
+    def phases(self, number: int) -> list[NDArray[np.floating]]:
+        """The series of scan `number`, one per phase of its stride: (T, R), frames that were censored left
+        out, NaN in every frame of a region that the scan misses."""
+        ...
+
+    def subset(self, numbers: Sequence[int]) -> "Scans":
+        """Some of the scans, in the order given."""
+        ...
+
+
+class ShardScans:
+    """Scans in shards."""
+
+    def __init__(self, reader: ShardReader, numbers: Sequence[int] | None = None) -> None:
+        self.reader = reader
+        self.numbers = list(range(len(reader.valid)) if numbers is None else numbers)
+        self.names: list[str] | None = list(reader.rois["name"])
+        self.labels = [f"scan {reader.scans['scan_id'][n]}" for n in self.numbers]
+        self.entities = {name: [reader.scans[name][n] for n in self.numbers] for name in ENTITIES}
+        self.entities["participant_id"] = [bare_id(name) for name in self.entities["participant_id"]]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def phases(self, number: int) -> list[NDArray[np.floating]]:
+        scan = self.numbers[number]
+        missing = ~self.reader.valid[scan]
+        found: list[NDArray[np.floating]] = []
+        for series in np.flatnonzero(self.reader.series_scan == scan):
+            values = self.reader[int(series)]  # (T, R) float32
+            censored = self.reader.censored(int(series))
+            if censored.any():
+                values = values[~censored]
+            values[:, missing] = np.nan
+            found.append(values)
+        return found
+
+    def subset(self, numbers: Sequence[int]) -> "ShardScans":
+        return ShardScans(self.reader, [self.numbers[n] for n in numbers])
+
+
+class TableScans:
+    """Files of series, one scan each."""
+
+    def __init__(self, files: Sequence[Path], names: list[str] | None = None) -> None:
+        self.files = list(files)
+        self.names = names
+        self.labels = [str(file) for file in self.files]
+        self.entities = {name: [_entity(file, name) for file in self.files] for name in ENTITIES}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def phases(self, number: int) -> list[NDArray[np.floating]]:
+        return [series_of(self.files[number])]
+
+    def subset(self, numbers: Sequence[int]) -> "TableScans":
+        return TableScans([self.files[n] for n in numbers], self.names)
+
+
+class ArrayScans:
+    """Series in memory, one scan each: (T, R)."""
+
+    def __init__(self, arrays: Sequence[NDArray[np.floating]], names: list[str] | None = None) -> None:
+        self.arrays = list(arrays)
+        self.names = names
+        self.labels = [f"scan {number}" for number in range(1, len(self.arrays) + 1)]
+        self.entities = {name: [""] * len(self.arrays) for name in ENTITIES}
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def phases(self, number: int) -> list[NDArray[np.floating]]:
+        return [np.asarray(self.arrays[number])]
+
+    def subset(self, numbers: Sequence[int]) -> "ArrayScans":
+        return ArrayScans([self.arrays[n] for n in numbers], self.names)
+
+
+def series_of(file: Path) -> Array:
+    """The series in a file; raises InputError for a connectivity matrix."""
+    table = read_table(file)
+    if not is_series(table, file):
+        raise InputError(
+            f"{file} is a connectivity matrix among time series.", hint="Give it alone, as INPUT."
+        )
+    return table.values
+
+
+def is_series(table: Table, path: Path) -> bool:
+    """Whether a table is a time series rather than a connectivity matrix (then it must be square)."""
+    from bjepa.gradients.tables import MATRIX_NAMES, SERIES_NAMES
+
+    n_rows, n_columns = table.values.shape
+    if table.key in SERIES_NAMES:
+        return True
+    if n_rows == n_columns:
+        return False
+    n = min(n_rows, n_columns, 4)  # a lost line leaves the first or the last corner symmetric
+    corners = (table.values[:n, :n], table.values[-n:, -n:])
+    if table.key in MATRIX_NAMES or (n > 2 and any(map(_looks_symmetric, corners))):
+        raise InputError(
+            f"{path} holds a connectivity matrix that is not square: {n_rows} x {n_columns}.",
+            hint="Rows and columns must be the same regions; look for a lost or an extra line.",
+        )
+    return True
+
+
+def _looks_symmetric(corner: Array) -> bool:
+    return bool(np.ptp(corner) > 0 and np.allclose(corner, corner.T, rtol=0, atol=1e-6 * np.ptp(corner)))
+
+
+_KEYS = {"participant_id": "sub", "session": "ses", "task": "task", "run": "run"}
+
+
+def _entity(file: Path, name: str) -> str:
+    pattern = rf"(?:^|[_/\\]){_KEYS[name]}-([A-Za-z0-9]+)"
+    found = re.search(pattern, file.name) or re.search(pattern, str(file.parent))
+    return found.group(1) if found else ""
