@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.gradients.connectivity.measure import Measure
+from bjepa.gradients.connectivity.measure import Kind, Measure, Weights
 from bjepa.gradients.connectivity.scan_maps import mean_over_scans
 from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
 from bjepa.gradients.scans import Scans, ShardScans, TableScans, is_series
@@ -29,14 +30,34 @@ from bjepa.preproc.shards import ShardReader
 
 log = logging.getLogger(__name__)
 
-MIN_ROIS = 3  # with two there is one edge and no profile to compare
 Maps = Iterable[NDArray[np.float64]]
 Progress = Callable[[Maps, int], Maps]  # wraps the maps of so many scans
+MIN_ROIS = 3  # with two there is one edge and no profile to compare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """What INPUT holds: scans, or one matrix."""
+
+    regions: Regions
+    scans: Scans | None = None
+    matrix: NDArray[np.float64] | None = None  # (R, R), symmetric, finite
+
+    def need_scans(self, option: str) -> Scans:
+        """The scans; InputError naming the option where INPUT is a matrix."""
+        if self.scans is None:
+            raise InputError(
+                f"{option} needs scans, but INPUT is one connectivity matrix.",
+                hint="Give an output folder of bjepa-preprocess or a folder of time series.",
+            )
+        return self.scans
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupConnectivity:
-    fc: NDArray[np.float64]  # (R, R), symmetric, finite
+    """Connectivity of all scans that take part; `fc` is None where it is too large to be formed."""
+
+    fc: NDArray[np.float64] | None  # (R, R), symmetric, finite
     regions: Regions
     n_scans: int  # 0 for a matrix, which does not say
     n_participants: int  # 0 where unknown
@@ -44,14 +65,8 @@ class GroupConnectivity:
     measure: Measure = field(default_factory=Measure)
 
 
-def read_connectivity(
-    path: Path,
-    *,
-    participants: Path | None = None,
-    atlas_dir: Path | None = None,
-    progress: Progress = lambda maps, n_scans: maps,
-) -> GroupConnectivity:
-    """Read INPUT and reduce it to one connectivity matrix.
+def open_input(path: Path, *, participants: Path | None = None, atlas_dir: Path | None = None) -> Input:
+    """Find out what INPUT is, and which scans take part. Reads no series but the first table's.
 
     Parameters
     ----------
@@ -69,20 +84,67 @@ def read_connectivity(
         raise InputError(f"INPUT {path} does not exist.")
     wanted = None if participants is None else {bare_id(name) for name in read_participant_list(participants)}
     if _holds_shards(path):
-        return _from_shards(path, wanted, atlas_dir, progress)
+        return _open_shards(path, wanted, atlas_dir)
     if path.is_dir():
-        return _from_series(_series_files(path), wanted, progress)
+        return _open_series(_series_files(path), wanted)
     table = read_table(path)
     if is_series(table, path):
-        return _from_series([path], wanted, progress)
+        return _open_series([path], wanted)
     if wanted is not None:
         raise InputError(
             f"--participants cannot choose within one matrix ({path}).",
             hint="Give the scans: an output folder of bjepa-preprocess or a folder of time series.",
         )
-    fc = check_connectivity(table.values, path)
-    regions = named_regions(table.columns) if table.columns else unnamed_regions(len(fc))
-    return GroupConnectivity(fc=fc, regions=regions, n_scans=0, n_participants=0)
+    matrix = check_connectivity(table.values, path)
+    regions = named_regions(table.columns) if table.columns else unnamed_regions(len(matrix))
+    return Input(regions=regions, matrix=matrix)
+
+
+def group_connectivity(
+    given: Input,
+    *,
+    kind: Kind = "pearson",
+    weights: Weights = "equal",
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> GroupConnectivity:
+    """The connectivity of the group: mean over its scans, or the matrix that was given.
+
+    Raises
+    ------
+    InputError
+        As `mean_connectivity`.
+    """
+    if given.scans is None:
+        return GroupConnectivity(fc=given.matrix, regions=given.regions, n_scans=0, n_participants=0)
+    measure, scans = Measure(kind), given.scans
+    maps: Maps = (measure.of_scan(scans.phases(n), where=scans.labels[n]) for n in range(len(scans)))
+    fc = measure.group(mean_over_scans(progress(maps, len(scans)) if progress else maps, names=scans.names))
+    return GroupConnectivity(fc=fc, measure=measure, **_counts(given))
+
+
+def read_connectivity(
+    path: Path,
+    *,
+    participants: Path | None = None,
+    atlas_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> GroupConnectivity:
+    """`open_input`, then `group_connectivity`."""
+    return group_connectivity(
+        open_input(path, participants=participants, atlas_dir=atlas_dir), progress=progress
+    )
+
+
+def _counts(given: Input) -> dict[str, Any]:
+    assert given.scans is not None
+    known = set(given.scans.entities["participant_id"])
+    return {
+        "regions": given.regions,
+        "n_scans": len(given.scans),
+        "n_participants": 0 if "" in known else len(known),
+        "scans": given.scans,
+    }
 
 
 def _holds_shards(path: Path) -> bool:
@@ -96,17 +158,15 @@ def _holds_shards(path: Path) -> bool:
     return False
 
 
-def _from_shards(
-    path: Path, wanted: set[str] | None, atlas_dir: Path | None, progress: Progress
-) -> GroupConnectivity:
+def _open_shards(path: Path, wanted: set[str] | None, atlas_dir: Path | None) -> Input:
     reader = ShardReader(path)
     scans = ShardScans(reader)
     scans = scans.subset(_chosen(scans, wanted))
     log.info("%d scans of %d regions, shards of %s", len(scans), reader.n_rois, path)
-    return _mean(scans, regions_of_shards(reader, path, atlas_dir), progress)
+    return Input(scans=scans, regions=regions_of_shards(reader, path, atlas_dir))
 
 
-def _from_series(files: list[Path], wanted: set[str] | None, progress: Progress) -> GroupConnectivity:
+def _open_series(files: list[Path], wanted: set[str] | None) -> Input:
     scans = TableScans(files)
     scans = scans.subset(_chosen(scans, wanted))
     first = read_table(scans.files[0])
@@ -122,22 +182,7 @@ def _from_series(files: list[Path], wanted: set[str] | None, progress: Progress)
             scans.files[0],
         )
     regions = named_regions(first.columns) if first.columns else unnamed_regions(first.values.shape[1])
-    return _mean(scans, regions, progress)
-
-
-def _mean(scans: Scans, regions: Regions, progress: Progress) -> GroupConnectivity:
-    measure = Measure()
-    maps = (measure.of_scan(scans.phases(n), where=scans.labels[n]) for n in range(len(scans)))
-    fc = measure.group(mean_over_scans(progress(maps, len(scans)), names=scans.names))
-    known = set(scans.entities["participant_id"])
-    return GroupConnectivity(
-        fc=fc,
-        regions=regions,
-        n_scans=len(scans),
-        n_participants=0 if "" in known else len(known),
-        scans=scans,
-        measure=measure,
-    )
+    return Input(scans=scans, regions=regions)
 
 
 def _series_files(folder: Path) -> list[Path]:
