@@ -8,8 +8,15 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from bjepa.cli import gradients as command
-from bjepa.gradients.affinity import KERNELS, Kernel, compute_affinity
+from bjepa.cli import _gradients_options as command
+from bjepa.gradients.affinity import (
+    KERNELS,
+    Kernel,
+    compute_affinity,
+    keep_largest,
+    ranks_above_zero,
+    without_ties,
+)
 from bjepa.preproc.errors import InputError
 
 Array = NDArray[np.float64]
@@ -38,22 +45,76 @@ def test_agrees_with_scipy(fc: Array) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("sparsity", [0.3, 0.9])
+@pytest.mark.parametrize("sparsity", [0, 0.3, 0.75, 0.9])
 def test_equals_brainspace(fc: Array, kernel: Kernel, sparsity: float) -> None:
     from brainspace.gradient.kernels import compute_affinity as brainspace_affinity
 
     wide = np.hstack([fc, -2 * fc[::-1], fc[:, ::3]])  # (7, 26): int(26 * 0.1) = 2 are kept at 0.9
+    wide[:, 25] = wide[:, 3] + 0.001  # the copies among the columns would be ties
+    wide = without_ties(wide, sparsity=sparsity)
     theirs = brainspace_affinity(wide.copy(), kernel=kernel, sparsity=sparsity)
-    assert_allclose(compute_affinity(wide, kernel=kernel, sparsity=sparsity), theirs, atol=1e-7)
+    assert_allclose(compute_affinity(wide, kernel=kernel, sparsity=sparsity), theirs, atol=3e-8)
 
 
-def test_equals_brainspace_on_real_connectivity(shared: Path) -> None:
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("sparsity", [0, 0.5, 0.75, 0.9, 0.95])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "brainspace_main_group_schaefer_400_7Networks_mean_connectivity",
+        "enigma_funcMatrix_with_sctx_schaefer_400",
+    ],
+)
+def test_equals_brainspace_on_real_connectivity(
+    shared: Path, name: str, kernel: Kernel, sparsity: float
+) -> None:
     from brainspace.gradient.kernels import compute_affinity as brainspace_affinity
 
-    name = "brainspace_main_group_schaefer_400_7Networks_mean_connectivity.csv"
-    fc = np.loadtxt(shared / "data/group_fc" / name, delimiter=",")
-    theirs = brainspace_affinity(fc.copy(), kernel="normalized_angle", sparsity=0.9)
-    assert np.abs(compute_affinity(fc) - theirs).max() < 1e-6
+    fc = np.loadtxt(shared / f"data/group_fc/{name}.csv", delimiter=",")
+    # 3 of 400 rows are cut between equal values (printed with few digits) at 0.5 and 0.75
+    theirs = brainspace_affinity(without_ties(fc, sparsity=sparsity), kernel=kernel, sparsity=sparsity)
+    assert np.abs(compute_affinity(fc, kernel=kernel, sparsity=sparsity) - theirs).max() < 3e-8
+
+
+def test_ties_are_cut_after_the_first_columns(caplog: pytest.LogCaptureFixture) -> None:
+    rows = np.array([[1, 3, 2, 2, 2, 0], [2, 0, 2, 5, 2, 2], [0, 0, 4, 0, 0, 0], [-3, -1, -1, -1, -1, -2.0]])
+    kept, tied = keep_largest(rows, 3)
+    expected = [[0, 3, 2, 2, 0, 0], [2, 0, 2, 5, 0, 0], [0, 0, 4, 0, 0, 0], [0, -1, -1, -1, 0, 0]]
+    assert_allclose(kept, expected)
+    assert tied.tolist() == [True, True, False, True]  # zeros that are kept change nothing
+    compute_affinity(rows, kernel="cosine", sparsity=0.5)
+    assert "in 3 of 4 rows the 3 largest values end among equal ones" in caplog.text
+    caplog.clear()
+    compute_affinity(rows[[2, 2]], kernel="cosine", sparsity=0.5)
+    compute_affinity(without_ties(rows, sparsity=0.5), kernel="cosine", sparsity=0.5)
+    assert not caplog.text
+
+
+def test_without_ties_keeps_the_same_in_any_order_of_columns() -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.integers(-4, 5, (9, 23)).astype(float)
+    rows.flags.writeable = False
+    untied = without_ties(rows, sparsity=0.7)
+    assert_allclose(untied, rows, atol=1e-15)
+    order = rng.permutation(23)
+    kept, tied = keep_largest(np.ascontiguousarray(untied[:, order]), 6)
+    assert not tied.any()
+    assert_allclose(kept, keep_largest(rows, 6)[0][:, order], rtol=0)
+    for row, kept_row in zip(
+        rows, keep_largest(rows[:, order], 6)[0], strict=True
+    ):  # same values, if not columns
+        assert_allclose(np.sort(kept_row[kept_row != 0]), [v for v in np.sort(row)[-6:] if v != 0])
+
+
+def test_ranks_of_sparse_rows_are_scipys() -> None:
+    from scipy.stats import rankdata
+
+    rows = np.array([[0, -2, 5, 0, 5, 1, 0], [3, 0, 0, -1, -1, 0, 0.5]])
+    columns = np.array([[1, 2, 3, 4, 5], [0, 1, 3, 4, 6]])  # a zero among the kept
+    ranks = ranks_above_zero(np.take_along_axis(rows, columns, axis=1), 7)
+    expected = rankdata(rows, axis=1)
+    expected -= expected[[0, 1], [0, 1]][:, None]  # of a zero
+    assert_allclose(ranks, np.take_along_axis(expected, columns, axis=1))
 
 
 def test_keeps_as_many_as_a_truncated_share() -> None:
