@@ -1,4 +1,4 @@
-"""What the rows of a gradient table are: names, networks, coordinates, and the label volume if there is one.
+"""What the rows of a gradient table are: names, networks, coordinates, and the labels if they are in a file.
 
 Read from the folder `atlas` that bjepa-preprocess writes beside the shards. Without it (a bare matrix), rows
 are called region-1, region-2, ...
@@ -28,6 +28,7 @@ class Regions:
     atlas: str = ""  # name of the atlas, "" if unknown
     atlas_sha256: str | None = None  # of the label array, None if unknown
     labels_img: Any = None  # the label volume (nibabel image), None for surface or table input
+    dlabel: Path | None = None  # the CIFTI label file (labels 1..R), None for volume or table input
 
     @property
     def names(self) -> list[str]:
@@ -78,7 +79,7 @@ def regions_of_shards(reader: ShardReader, path: Path, atlas_dir: Path | None = 
 
 
 def read_regions(folder: Path, *, n_rois: int, atlas_sha256: str) -> Regions:
-    """Read `atlas.tsv`, `atlas.json` and `atlas.nii.gz` of a folder `atlas`.
+    """Read `atlas.tsv`, `atlas.json`, `atlas.nii.gz` of a folder `atlas`; note where `atlas.dlabel.nii` is.
 
     Raises
     ------
@@ -102,8 +103,14 @@ def read_regions(folder: Path, *, n_rois: int, atlas_sha256: str) -> Regions:
             f"beside it ({n_rois} regions, hash {atlas_sha256[:12]}).",
             hint=_REMAKE,
         )
-    name = str(description.get("name", ""))
-    return Regions(table=table, atlas=name, atlas_sha256=atlas_sha256, labels_img=labels_img)
+    dlabel = folder / "atlas.dlabel.nii"
+    return Regions(
+        table=table,
+        atlas=str(description.get("name", "")),
+        atlas_sha256=atlas_sha256,
+        labels_img=labels_img,
+        dlabel=dlabel if dlabel.is_file() else None,
+    )
 
 
 def _find_volume(reader: ShardReader, atlas_dir: Path) -> Any:
