@@ -53,7 +53,8 @@ def read_inputs(data: Path, gradients: Path, *, participants: Path | None = None
     Raises
     ------
     InputError
-        Unreadable files; gradients with another number of regions or of another atlas than the shards.
+        Unreadable files; gradients with another number of regions, of another atlas than the shards, or with
+        the regions in another order; regions without gradients.
     """
     reader = ShardReader(data)
     table = load_gradients(gradients)
@@ -64,12 +65,14 @@ def read_inputs(data: Path, gradients: Path, *, participants: Path | None = None
             hint="Give the gradients of the same atlas, one row a region, without header.",
         )
     if table.atlas_sha256 is None:
-        log.warning(
-            "%s does not say which atlas it is of: its rows are taken to be the %d regions of %s in order.",
-            gradients,
-            reader.n_rois,
-            reader.atlas,
-        )
+        if table.names != reader.rois["name"]:
+            _check_order(table.names or [], reader, gradients, data)
+            log.warning(
+                "%s does not say which atlas it is of: its rows are taken to be the %d regions of %s",
+                gradients,
+                reader.n_rois,
+                reader.atlas,
+            )
     elif table.atlas_sha256 != reader.atlas_sha256:
         raise InputError(
             f"{gradients} is of the atlas {table.atlas_sha256[:12]}…, the shards in {data} of "
@@ -95,3 +98,17 @@ def read_inputs(data: Path, gradients: Path, *, participants: Path | None = None
         files=files,
         sha256=sha256_of_json(content),
     )
+
+
+def _check_order(names: list[str], reader: ShardReader, gradients: Path, data: Path) -> None:
+    """Refuse rows that are named as other regions of the shards; names that the shards lack tell nothing."""
+    own = reader.rois["name"]
+    row_of = {name: row for row, name in enumerate(own)}
+    moved = [row for row, name in enumerate(names) if name in row_of and name != own[row]]
+    if moved:
+        row = moved[0]
+        raise InputError(
+            f"{gradients} has its regions in another order than the shards in {data}: {len(moved)} of "
+            f"{len(own)} rows differ, first row {row + 1}: {names[row]!r} there, {own[row]!r} here.",
+            hint="Give gradients made from these data, or put the rows into the order of atlas.tsv.",
+        )
