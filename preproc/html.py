@@ -35,4 +35,9 @@ def figure_uri(figure: Any, *, dpi: int = 110) -> str:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    return png_uri(png.getvalue())
+
+
+def png_uri(png: bytes) -> str:
+    """The bytes of a PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

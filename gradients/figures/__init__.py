@@ -1,1 +1,1 @@
-"""The pictures of a gradient run."""
+"""The pictures of a gradient run: a function each returns a matplotlib Figure, or None: nothing to draw."""
