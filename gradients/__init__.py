@@ -3,7 +3,7 @@
 from bjepa.gradients.affinity import compute_affinity
 from bjepa.gradients.alignment import align_gradients
 from bjepa.gradients.atlas_io import GradientTable, load_gradients
-from bjepa.gradients.connectivity.scan_maps import functional_connectivity
+from bjepa.gradients.connectivity import functional_connectivity
 from bjepa.gradients.embedding import diffusion_map
 
 __all__ = [

@@ -8,7 +8,6 @@ R regions.
 """
 
 import logging
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.gradients.connectivity.measure import Kind, Measure, Weights
-from bjepa.gradients.connectivity.scan_maps import mean_over_scans
+from bjepa.gradients.connectivity.measure import (
+    Kind,
+    Measure,
+    Progress,
+    Weights,
+    fit_measure,
+    mean_connectivity,
+)
 from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
 from bjepa.gradients.scans import Scans, ShardScans, TableScans, is_series
 from bjepa.gradients.tables import SUFFIXES, read_table
@@ -30,8 +35,6 @@ from bjepa.preproc.shards import ShardReader
 
 log = logging.getLogger(__name__)
 
-Maps = Iterable[NDArray[np.float64]]
-Progress = Callable[[Maps, int], Maps]  # wraps the maps of so many scans
 MIN_ROIS = 3  # with two there is one edge and no profile to compare
 
 
@@ -117,10 +120,9 @@ def group_connectivity(
     """
     if given.scans is None:
         return GroupConnectivity(fc=given.matrix, regions=given.regions, n_scans=0, n_participants=0)
-    measure, scans = Measure(kind), given.scans
-    maps: Maps = (measure.of_scan(scans.phases(n), where=scans.labels[n]) for n in range(len(scans)))
-    fc = measure.group(mean_over_scans(progress(maps, len(scans)) if progress else maps, names=scans.names))
-    return GroupConnectivity(fc=fc, measure=measure, **_counts(given))
+    measure = fit_measure(kind, given.scans, n_jobs=n_jobs, progress=progress)
+    mean = mean_connectivity(given.scans, measure, weights=weights, n_jobs=n_jobs, progress=progress)
+    return GroupConnectivity(fc=measure.group(mean), measure=measure, **_counts(given))
 
 
 def read_connectivity(

@@ -5,6 +5,7 @@ T frames, R regions. Entities are those of the shards, or of BIDS names; "" wher
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from bjepa.preproc.shards import ShardReader
 
 Array = NDArray[np.float64]
 ENTITIES = ("participant_id", "session", "task", "run")
+MIN_FRAMES = 3  # two frames correlate with r = +1 or -1, whatever they hold
 
 
 class Scans(Protocol):
@@ -40,7 +42,13 @@ class Scans(Protocol):
 
 
 class ShardScans:
-    """Scans in shards."""
+    """Scans in shards.
+
+    Raises
+    ------
+    InputError
+        From `phases`: scrubbing leaves fewer than MIN_FRAMES frames.
+    """
 
     def __init__(self, reader: ShardReader, numbers: Sequence[int] | None = None) -> None:
         self.reader = reader
@@ -49,6 +57,9 @@ class ShardScans:
         self.labels = [f"scan {reader.scans['scan_id'][n]}" for n in self.numbers]
         self.entities = {name: [reader.scans[name][n] for n in self.numbers] for name in ENTITIES}
         self.entities["participant_id"] = [bare_id(name) for name in self.entities["participant_id"]]
+        self._series: list[list[int]] = [[] for _ in reader.valid]  # numbers of each scan's series
+        for number, scan in enumerate(reader.series_scan.tolist()):
+            self._series[scan].append(number)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -57,17 +68,27 @@ class ShardScans:
         scan = self.numbers[number]
         missing = ~self.reader.valid[scan]
         found: list[NDArray[np.floating]] = []
-        for series in np.flatnonzero(self.reader.series_scan == scan):
-            values = self.reader[int(series)]  # (T, R) float32
-            censored = self.reader.censored(int(series))
+        for series in self._series[scan]:
+            values = self.reader[series]  # (T, R) float32
+            censored = self.reader.censored(series)
             if censored.any():
                 values = values[~censored]
-            values[:, missing] = np.nan
+                if len(values) < MIN_FRAMES:
+                    raise InputError(
+                        f"{self.labels[number]} has {len(values)} of {len(censored)} frames left after "
+                        f"scrubbing; connectivity needs at least {MIN_FRAMES}.",
+                        hint="Leave the scan out, or scrub less in bjepa-preprocess.",
+                    )
+            if missing.any():
+                values[:, missing] = np.nan
             found.append(values)
         return found
 
     def subset(self, numbers: Sequence[int]) -> "ShardScans":
-        return ShardScans(self.reader, [self.numbers[n] for n in numbers])
+        part = copy(self)
+        part.numbers = [self.numbers[n] for n in numbers]
+        part.labels, part.entities = _rows(self, numbers)
+        return part
 
 
 class TableScans:
@@ -86,7 +107,10 @@ class TableScans:
         return [series_of(self.files[number])]
 
     def subset(self, numbers: Sequence[int]) -> "TableScans":
-        return TableScans([self.files[n] for n in numbers], self.names)
+        part = copy(self)
+        part.files = [self.files[n] for n in numbers]
+        part.labels, part.entities = _rows(self, numbers)
+        return part
 
 
 class ArrayScans:
@@ -105,7 +129,16 @@ class ArrayScans:
         return [np.asarray(self.arrays[number])]
 
     def subset(self, numbers: Sequence[int]) -> "ArrayScans":
-        return ArrayScans([self.arrays[n] for n in numbers], self.names)
+        part = copy(self)
+        part.arrays = [self.arrays[n] for n in numbers]
+        part.labels, part.entities = _rows(self, numbers)
+        return part
+
+
+def _rows(scans: Scans, numbers: Sequence[int]) -> tuple[list[str], dict[str, list[str]]]:
+    """Labels and entities of some scans."""
+    entities = {name: [column[n] for n in numbers] for name, column in scans.entities.items()}
+    return [scans.labels[n] for n in numbers], entities
 
 
 def series_of(file: Path) -> Array:
