@@ -1,0 +1,147 @@
+"""What gradients are turned towards: a table whose rows are proven to be our regions, as far as it tells.
+
+Order of the checks of a file, for R regions:
+  1. hash     of the atlas: another one is refused
+  2. number   of rows: must be R
+  3. names    (.tsv, .h5): the same in another order: put into ours, with a warning. Other names: refused,
+              unless the hash is the same (regions renamed) or one side has none
+A bare .csv has neither hash nor names; both are taken from the gradients.h5 beside it if it holds the same
+numbers, else rows are taken in order. For Schaefer parcels `align` then asks whether the other network order
+would fit better.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bjepa.gradients.alignment.parcels import other_network_orders, regions_are_named
+from bjepa.gradients.atlas_io import load_gradients
+from bjepa.gradients.regions import Regions
+from bjepa.preproc.atlas.region_names import region_numbers
+from bjepa.preproc.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Gradients to align to, rows in the order of our regions."""
+
+    name: str  # shown to people
+    values: NDArray[np.float64]  # (R, C_ref), NaN rows where it has no region
+    atlas_sha256: str | None = None
+    fc: NDArray[np.float64] | None = None  # (R, R), NaN rows and columns where it has no region
+    n_components: int | None = None  # of ours that take part by default; None: all that both have
+    other_orders: tuple[NDArray[np.int64], ...] = ()  # (R,) rows if it were in another, where nothing tells
+
+    @property
+    def rows(self) -> NDArray[np.bool_]:
+        """(R,) regions that it has."""
+        return np.asarray(np.isfinite(self.values).all(axis=1))
+
+
+def load_reference(path: str | Path, regions: Regions) -> Reference:
+    """Read gradients (.csv, .tsv, .h5) whose rows are `regions`.
+
+    Raises
+    ------
+    InputError
+        As `load_gradients`; another atlas, another number of regions, other names.
+    """
+    path = Path(path)
+    table = load_gradients(path)
+    ours, theirs = regions.atlas_sha256, table.atlas_sha256
+    if ours and theirs and ours != theirs:
+        raise InputError(
+            f"{path} was made with another atlas (hash {theirs[:12]}) than INPUT (hash {ours[:12]}).",
+            hint="Give gradients of the same atlas. A copy of its gradients.csv alone has no hash: use that "
+            "if the regions are the same, in the same order (another space, for instance).",
+        )
+    if len(table.values) != len(regions.table):
+        raise InputError(
+            f"{path} has {len(table.values)} regions, INPUT has {len(regions.table)}.",
+            hint="Give gradients of the same atlas.",
+        )
+    full = _full_file(path, table.values)
+    fc = _read_fc(full) if full is not None else None
+    names = _names(path, full)
+    order = _order_by_names(path, names, regions, same_atlas=bool(ours and ours == theirs))
+    values = table.values
+    if order is not None:
+        values = values[order]
+        fc = fc[np.ix_(order, order)] if fc is not None else None
+    told = bool(ours and theirs) or (regions_are_named(names) and regions_are_named(regions.names))
+    return Reference(
+        name=path.name,
+        values=values,
+        atlas_sha256=theirs,
+        fc=fc,
+        other_orders=() if told else tuple(other_network_orders(regions)),
+    )
+
+
+def _full_file(path: Path, values: NDArray[np.float64]) -> Path | None:
+    """The .h5 file that holds everything about these gradients: this one, or the one beside it."""
+    if path.suffix == ".h5":
+        return path
+    beside = path.with_name("gradients.h5")
+    same = beside.is_file() and np.array_equal(load_gradients(beside).values, values, equal_nan=True)
+    return beside if same else None
+
+
+def _read_fc(path: Path) -> NDArray[np.float64] | None:
+    with h5py.File(path, "r") as file:
+        if "fc_mean" not in file:
+            return None
+        fc: NDArray[np.float64] = np.asarray(file["fc_mean"][()], dtype=np.float64)
+    return fc
+
+
+def _names(path: Path, full: Path | None) -> list[str] | None:
+    """Names of the rows, None where the file has none."""
+    if full is not None:
+        with h5py.File(full, "r") as file:
+            return [str(name) for name in file["rois/name"].asstr()[()]] if "rois/name" in file else None
+    if path.suffix == ".tsv":
+        import pandas as pd
+
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        return table["name"].tolist() if "name" in table.columns else None
+    return None
+
+
+def _order_by_names(
+    path: Path, names: list[str] | None, regions: Regions, *, same_atlas: bool
+) -> NDArray[np.int64] | None:
+    """(R,) row of the file that each region has; None: the rows are in our order as far as can be told."""
+    if names is None or names == regions.names:
+        return None
+    if not regions_are_named(names) or not regions_are_named(regions.names):
+        return None
+    found = region_numbers(names, regions.table)
+    matched = found.numbers >= 0
+    if matched.all() and len(set(found.numbers.tolist())) == len(names):
+        if np.array_equal(found.numbers, np.arange(len(names))):
+            return None  # another naming of the same regions
+        if same_atlas:
+            raise InputError(
+                f"{path}: its names are in another order than those of INPUT, although both have the same "
+                "atlas (by hash).",
+                hint="One of the two was edited; make it again.",
+            )
+        log.warning("%s: its regions are in another order; put into that of INPUT, by name", path)
+        return found.numbers
+    if same_atlas:
+        return None
+    example = int(np.argmin(matched)) if not matched.all() else 0
+    raise InputError(
+        f"{path}: the names of its regions are not those of INPUT: {matched.sum()} of {len(names)} are "
+        f"found; row {example + 1} is {names[example]!r} there, {regions.names[example]!r} here."
+        + (f" {found.problem}." if found.problem else ""),
+        hint="Give gradients of the same atlas. A table without the column name (gradients.csv alone) is "
+        "taken row by row.",
+    )
