@@ -41,8 +41,8 @@ def embedding(*, missing: tuple[int, ...] = ()) -> Embedding:
 
 def write(folder: Path, result: Embedding, regions: Regions | None = None, **changes: Any) -> None:
     fc = np.random.default_rng(4).normal(size=(R, R))
-    given = {"affinity": np.eye(R), "fc_mean": fc + fc.T, "parameters": {"kernel": "cosine"}} | changes
-    write_gradients(folder, result, regions or named_regions(NAMES), **given)
+    given: dict[str, Any] = {"affinity": np.eye(R), "fc_mean": fc + fc.T, "parameters": {"kernel": "cosine"}}
+    write_gradients(folder, result, regions or named_regions(NAMES), **(given | changes))
 
 
 def label_volume() -> Any:
