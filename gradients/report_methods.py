@@ -208,7 +208,7 @@ def files(run: GradientRun, pictures: list[str]) -> list[tuple[str, str]]:
         (run.stability, "stability_regions.tsv", "how far each region moves between halves"),
         (run.comparison, "comparison.tsv", "agreement with the file of --compare per component"),
         (run.maps, "maps.tsv", "r, p and corrected p of each map with each component"),
-        (run.groups, "groups/", "the same files for each group, and a summary"),
+        (run.groups, "groups/, groups.tsv", "the same files for each group; r and variance of all"),
         (run.individuals, "individuals.h5, individuals.tsv", "gradients of each participant, and their r"),
     )
     found += [(name, what) for part, name, what in parts if part is not None]

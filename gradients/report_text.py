@@ -51,6 +51,7 @@ def warnings(run: GradientRun) -> list[str]:
         _of_pairs(run),
         _of_cut(run),
         _of_residuals(run),
+        _of_failures(run),
     ]
     return [text for text in found if text]
 
@@ -104,14 +105,13 @@ def _of_stability(run: GradientRun) -> str:
     texts = []
     if weak:
         texts.append(
-            f"Between halves of the participants {'component' if len(weak) == 1 else 'components'} "
-            f"{ranges(weak)} agree no better than shuffled regions may (lower end of the interval against "
-            "the null): do not read them one by one."
+            "Between halves of the participants these components agree no better than shuffled regions may: "
+            f"{ranges(weak)} (lower end of the interval within the null). Do not read them one by one."
         )
     if len(deep := _stability_rows(run, "subcortex")):
         low = deep.loc[~(deep["r_low"] > deep["r_null"]) & (deep["component"] <= FIRST), "component"].tolist()
         if low:
-            texts.append(f"Within the subcortex this holds for {ranges(low)} of the first {FIRST}.")
+            texts.append(f"Within the subcortex this holds even for {ranges(low)}.")
     return " ".join(texts)
 
 
@@ -123,9 +123,8 @@ def _of_pairs(run: GradientRun) -> str:
     later = len(pairs) - len(early)
     told = "; ".join(early)
     if later:
-        told += (
-            f"{' and ' if early else ''}{later} more {'beyond component ' + str(FEW) if early else 'pairs'}"
-        )
+        told += f", and {later} more pairs" if early else f"{later} pairs"
+        told += f" beyond component {FEW}"
     return (
         f"Components that nearly coincide (eigenvalues closer than {100 * SMALL_GAP:.0f} %): {told}. Of such "
         "a pair the plane is determined, the two axes in it hardly: another sample turns them. Compare them "
@@ -149,6 +148,13 @@ def _of_residuals(run: GradientRun) -> str:
     return f"The solver left a relative residual of {worst:.0e}; 0 is exact." if worst > EXACT else ""
 
 
+def _of_failures(run: GradientRun) -> str:
+    if run.individuals is None or not len(run.individuals.failures):
+        return ""
+    people = [str(source) for source in run.individuals.failures["source"]]
+    return f"{len(people)} participants have no gradients of their own (failures.tsv): {listed(people)}."
+
+
 def findings(run: GradientRun) -> list[str]:
     """What was found, a sentence each."""
     found = [_ends(run), _explained(run), _halves(run), _reference(run), _compared(run), _of_maps(run)]
@@ -166,8 +172,8 @@ def _ends(run: GradientRun) -> str:
         values = run.result.gradients[:, component]
         medians = [_median(values[order[edges[n] : edges[n + 1]]]) for n in range(len(labels))]
         low, high = labels[int(np.nanargmin(medians))], labels[int(np.nanargmax(medians))]
-        told.append(f"gradient {component + 1} from {low} to {high}")
-    return f"By the medians of networks, {'; '.join(told)}."
+        told.append(f"{component + 1} runs from {low} to {high}")
+    return f"By the medians of networks, gradient {', '.join(told)}."
 
 
 def _median(values: NDArray[np.float64]) -> float:

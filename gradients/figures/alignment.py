@@ -12,7 +12,8 @@ from bjepa.gradients.figures.style import (
     RED,
     colours_of_regions,
     component_axis,
-    null_line,
+    legend_above,
+    null_band,
     tidy,
 )
 
@@ -26,7 +27,7 @@ def alignment_figure(alignment: "Alignment", networks: list[str] | None) -> Figu
     figure = Figure(figsize=(11, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
     number = np.arange(1, len(alignment.r) + 1)
-    null_line(left, number, alignment.r_null, "95 % of permuted regions")
+    null_band(left, alignment.r_null)
     left.plot(
         number, np.abs(alignment.r_before), "o-", color=ORANGE, markersize=4, linewidth=1, label="before"
     )
@@ -36,7 +37,7 @@ def alignment_figure(alignment: "Alignment", networks: list[str] | None) -> Figu
     left.set_ylabel("|r| with the reference")
     left.set_ylim(0, 1.02)
     component_axis(left, len(number))
-    left.legend(frameon=False, fontsize=8, loc="lower left")
+    legend_above(left, 3)
 
     colours = colours_of_regions(networks, len(alignment.gradients))
     ours, theirs = alignment.gradients[:, 0], alignment.reference_values[:, 0]
@@ -68,7 +69,7 @@ def comparison_figure(comparison: "Comparison") -> Figure:
     number = table["component"].to_numpy()
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.8, 1])
-    null_line(left, number, table["r_null"].to_numpy(), "95 % of permuted regions")
+    null_band(left, table["r_null"].to_numpy(dtype=np.float64))
     left.plot(number, table["r"].abs(), "o", color=ORANGE, markersize=4, label="same number")
     left.plot(number, table["r_best"].abs(), "_", color=RED, markersize=9, label="best match")
     left.plot(
@@ -82,7 +83,7 @@ def comparison_figure(comparison: "Comparison") -> Figure:
     left.set_ylabel("|r| with the file's component")
     left.set_ylim(0, 1.08)
     component_axis(left, int(number.max()))
-    left.legend(frameon=False, fontsize=8, loc="lower left")
+    legend_above(left, 4)
     _draw_cosines(right, subspaces)
     tidy(left, right)
     return figure
@@ -92,8 +93,8 @@ def _draw_cosines(axes: Any, subspaces: Any) -> None:
     number = subspaces["n_components"].to_numpy()
     axes.plot(number, subspaces["cosine_mean"], "o-", color=ORANGE, markersize=4, linewidth=1, label="mean")
     axes.plot(number, subspaces["cosine_min"], "o-", color=BLUE, markersize=4, linewidth=1, label="smallest")
-    component_axis(axes, int(number.max()))
+    component_axis(axes, int(number.max()), n_ticks=10)
     axes.set_xlabel("first k components, as a space")
     axes.set_ylabel("principal cosine")
     axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    legend_above(axes, 2)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bjepa.gradients.figures.regions import draw_plane, strip
-from bjepa.gradients.figures.style import BLUE, N_SHOWN, ORANGE, component_axis, tidy
+from bjepa.gradients.figures.style import BLUE, N_SHOWN, ORANGE, component_axis, legend_above, tidy
 
 if TYPE_CHECKING:
     from bjepa.gradients.groups import Groups
@@ -30,11 +30,11 @@ def groups_figure(groups: "Groups") -> Figure:
         right.plot(values, np.arange(1, len(values) + 1) / len(values), color=colour, linewidth=1.4)
     left.set_ylabel("|r| with the gradients of all")
     left.set_ylim(0, 1.02)
-    left.legend(frameon=False, fontsize=8, loc="lower left")
+    legend_above(left, 3)
     middle.set_ylabel("variance of own connectivity\nexplained by 1 to k (%)")
     middle.set_ylim(0, 100)
     for axes in (left, middle):
-        component_axis(axes, len(drawn[0].r))
+        component_axis(axes, len(drawn[0].r), n_ticks=10)
     right.set_xlabel("gradient 1")
     right.set_ylabel("share of regions below")
     right.locator_params(nbins=5)
@@ -72,8 +72,8 @@ def individuals_figure(individuals: "Individuals") -> Figure:
     strip(left, r, [f"gradient {column[2:]}" for column in columns], [BLUE] * len(columns))
     left.set_xlabel("r of a participant with the group")
     shares = [100 * table[name].to_numpy(dtype=np.float64) for name in ("variance_fc", "variance_template")]
-    strip(middle, shares, ["own\ngradients", "the group's\ngradients"], [BLUE, ORANGE])
-    middle.set_xlabel("variance of own connectivity explained (%)")
+    strip(middle, shares, ["of own\nconnectivity", "of the group's\ngradients"], [BLUE, ORANGE])
+    middle.set_xlabel("variance explained by own gradients (%)")
     right.scatter(table["n_frames"], table["r_mean"], s=14, color=BLUE, alpha=0.7, linewidth=0)
     right.set_xlabel("frames of the participant")
     right.set_ylabel("mean r with the group")

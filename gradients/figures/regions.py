@@ -20,7 +20,7 @@ def plane_figure(gradients: NDArray[np.float64], networks: list[str] | None) -> 
         draw_plane(axes, gradients, networks, first, second)
     if networks is not None:
         handles, labels = panels[0].get_legend_handles_labels()
-        legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
+        legend: Any = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
         for handle in legend.legend_handles:
             handle.set_sizes([24])
     return figure

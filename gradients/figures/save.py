@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -10,7 +11,7 @@ from bjepa.preproc.html import png_uri
 
 DPI = 130
 # text stays text; the same picture is the same file
-_SVG = {"svg.fonttype": "none", "svg.hashsalt": "bjepa"}
+_SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "bjepa"}
 
 
 def save_picture(folder: Path, name: str, figure: Figure | None) -> str | None:

@@ -52,5 +52,5 @@ def _draw_variance(axes: object, variance: NDArray[np.float64]) -> None:
     axes.plot(number, 100 * variance, "o-", color=BLUE, markersize=4, linewidth=1)
     axes.set_ylabel("variance of connectivity explained\nby components 1 to k (%)")
     axes.set_ylim(0, 100)
-    component_axis(axes, len(number))
+    component_axis(axes, len(number), n_ticks=10)
     tidy(axes)

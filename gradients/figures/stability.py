@@ -12,8 +12,9 @@ from bjepa.gradients.figures.style import (
     ORANGE,
     by_network,
     component_axis,
+    legend_above,
     network_colour,
-    null_line,
+    null_band,
     tidy,
 )
 
@@ -31,17 +32,17 @@ def stability_figure(stability: "Stability") -> Figure:
     whole = table[table["structure"] == "all"]
     _draw_r(panels[0], whole, "r_unaligned", ORANGE, "as computed")
     _draw_r(panels[0], whole, "r", BLUE, "after alignment")
-    panels[0].set_title("all regions", fontsize=10)
     if structures:
         for name, colour in zip(structures, (BLUE, "#1f2328"), strict=False):
             rows = table[table["structure"] == name]
-            n_regions = int(rows["n_regions"].iloc[0])
-            _draw_r(panels[1], rows, "r", colour, f"{name} ({n_regions})", with_null=name == "subcortex")
-        panels[1].set_title("after alignment, by structure", fontsize=10)
+            label = f"{name} ({int(rows['n_regions'].iloc[0])})"
+            _draw_r(panels[1], rows, "r", colour, label, with_null=name == structures[-1])
     for axes in panels[:-1]:
         axes.set_ylabel("|r| between halves")
         axes.set_ylim(0, 1.02)
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
+    legend_above(panels[0], 3)
+    if structures:
+        legend_above(panels[1], 2)
     _draw_subspaces(panels[-1], stability.subspaces)
     return figure
 
@@ -53,8 +54,8 @@ def _draw_r(axes: Any, rows: Any, column: str, colour: str, label: str, *, with_
     )
     axes.plot(number, rows[column], "o-", color=colour, markersize=4, linewidth=1, label=label)
     if with_null and column == "r":
-        null_line(axes, number, rows["r_null"].to_numpy(), "95 % of permuted regions")
-    component_axis(axes, int(number.max()))
+        null_band(axes, rows["r_null"].to_numpy())
+    component_axis(axes, int(number.max()), n_ticks=10)
     tidy(axes)
 
 
@@ -64,11 +65,10 @@ def _draw_subspaces(axes: Any, subspaces: Any) -> None:
         number, subspaces["cosine_low"], subspaces["cosine_high"], color=BLUE, alpha=0.2, linewidth=0
     )
     axes.plot(number, subspaces["cosine_min"], "o-", color=BLUE, markersize=4, linewidth=1)
-    component_axis(axes, int(number.max()))
+    component_axis(axes, int(number.max()), n_ticks=10)
     axes.set_xlabel("first k components, as a space")
     axes.set_ylabel("smallest principal cosine")
     axes.set_ylim(0, 1.02)
-    axes.set_title("subspaces of the halves", fontsize=10)
     tidy(axes)
 
 
@@ -88,11 +88,11 @@ def displacement_figure(stability: "Stability") -> Figure:
         rows += [np.flatnonzero(np.array(structures) == kind) for kind in kinds]
         labels = labels + [f"all {kind}" for kind in kinds]
         colours += [GREY] * len(kinds)
-    figure = Figure(figsize=(8, 0.32 * len(labels) + 0.9), layout="constrained")
+    figure = Figure(figsize=(11, 0.32 * len(labels) + 0.9), layout="constrained")
     axes = figure.subplots()
     strip(axes, [moved[some] for some in rows], labels, colours)
     axes.set_xlim(left=0)
-    axes.set_xlabel("displacement between halves")
+    axes.set_xlabel("displacement between halves (1: distance of a typical region from the centre)")
     return figure
 
 

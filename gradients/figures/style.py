@@ -73,17 +73,32 @@ def tidy(*panels: Any) -> None:
         axes.tick_params(labelsize=8)
 
 
-def component_axis(axes: Any, n_components: int) -> None:
-    """Whole numbers from 1 along x, at most 15 of them."""
-    axes.set_xticks(np.arange(1, n_components + 1)[:: max(1, -(-n_components // 15))])
+def component_axis(axes: Any, n_components: int, *, n_ticks: int = 15) -> None:
+    """Whole numbers from 1 along x, at most `n_ticks` of them."""
+    axes.set_xticks(np.arange(1, n_components + 1)[:: max(1, -(-n_components // n_ticks))])
     axes.set_xlim(0.5, n_components + 0.5)
     axes.set_xlabel("component")
 
 
-def null_line(axes: Any, number: NDArray[np.int64], null: NDArray[np.float64], label: str) -> None:
-    """A grey band from 0 to the null's 95th percentile: values inside it are what chance gives."""
-    axes.fill_between(number, 0, null, step="mid", color="#dfe3e8", linewidth=0, zorder=0, label=label)
-    axes.step(number, null, where="mid", color=GREY, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
+def null_band(axes: Any, null: NDArray[np.float64]) -> None:
+    """Grey from 0 to the 95th percentile of the null, of components 1, 2, ...: what chance gives."""
+    edges = np.arange(len(null) + 1) + 0.5
+    axes.stairs(null, edges, fill=True, color="#dfe3e8", zorder=0, label="null (95 %)")
+    axes.stairs(null, edges, color=GREY, linewidth=1, linestyle=(0, (3, 2)), baseline=None, zorder=1)
+
+
+def legend_above(axes: Any, n_columns: int) -> None:
+    """The legend over the panel, where it hides nothing."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=n_columns,
+        frameon=False,
+        fontsize=8,
+        columnspacing=1.2,
+        handletextpad=0.5,
+        borderaxespad=0.1,
+    )
 
 
 @contextmanager

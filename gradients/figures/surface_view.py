@@ -43,16 +43,16 @@ def surface_figure(gradients: NDArray[np.float64], surface: SurfaceLabels) -> Fi
     views = [view for side in surface.hemispheres for view in _views(side, N_SMOOTHINGS[surface.mesh])]
     n_maps = min(N_SHOWN, gradients.shape[1])
     figure = Figure(figsize=(2.6 * len(views) + 0.6, 2.15 * n_maps))
-    wide = 0.94 / len(views)
+    wide = 0.9 / len(views)
     for number in range(n_maps):
         limit = colour_limit(gradients[surface.shown - 1, number])
-        bottom, tall = 1 - (number + 1) / n_maps, 0.86 / n_maps
+        bottom, tall = 0.97 - (number + 1) * 0.97 / n_maps, 0.9 * 0.97 / n_maps
         for place, view in enumerate(views):
-            axes = figure.add_axes((place * wide, bottom, wide, tall))
+            axes = figure.add_axes((0.03 + place * wide, bottom, wide, tall))
             _paint(axes, view, gradients[:, number], limit)
             if number == 0:
                 axes.set_title(view.title, fontsize=9, color="#5c6877", pad=2)
-        figure.text(0.005, bottom + 0.9 / n_maps, f"gradient {number + 1}", fontsize=11)
+        figure.text(0.005, bottom + tall / 2, f"gradient {number + 1}", rotation=90, va="center")
         bar = figure.add_axes((0.945, bottom + 0.2 * tall, 0.012, 0.6 * tall))
         figure.colorbar(ScalarMappable(Normalize(-limit, limit), DIVERGING), cax=bar, extend="both")
         bar.tick_params(labelsize=8)
@@ -62,7 +62,8 @@ def surface_figure(gradients: NDArray[np.float64], surface: SurfaceLabels) -> Fi
 def region_of_faces(labels: NDArray[np.int64], faces: NDArray[np.int64]) -> NDArray[np.int64]:
     """(F,) the region of two or three vertices of a face; where all differ, that of the first."""
     first, second, third = labels[faces].T
-    return np.where(second == third, second, first)
+    regions: NDArray[np.int64] = np.where(second == third, second, first)
+    return regions
 
 
 def _views(hemisphere: Hemisphere, n_smoothings: int) -> list[_View]:
@@ -122,7 +123,7 @@ def _paint(axes: Any, view: _View, values: NDArray[np.float64], limit: float) ->
     colours = np.where(np.isnan(value)[:, None], view.grey[:, None], colours) * view.brightness[:, None]
     axes.add_collection(
         PolyCollection(
-            view.corners,
+            list(view.corners),
             facecolors=colours,
             edgecolors="face",
             linewidths=0.25,

@@ -51,6 +51,8 @@ def _slices(gradients: NDArray[np.float64], labels_img: Any) -> Figure:
     z = nib.affines.apply_affine(labels_img.affine, np.argwhere(labels))[:, 2]  # mm, of labelled voxels
     cuts = np.linspace(np.quantile(z, 0.06), np.quantile(z, 0.97), N_SLICES)
 
+    inside = nib.Nifti1Image(labels.astype(np.float32), labels_img.affine)
+
     def draw(number: int, figure: Any, place: tuple[float, float, float, float], limit: float) -> None:
         painted = paint(gradients[:, [number]], labels_img)[..., 0]  # 0 outside, and where there is no value
         display = plotting.plot_stat_map(
@@ -69,6 +71,7 @@ def _slices(gradients: NDArray[np.float64], labels_img: Any) -> Figure:
             annotate=False,
             colorbar=False,
         )
+        display.add_contours(inside, levels=[0.5], colors="#8a95a3", linewidths=0.5)
         display.annotate(size=8)
 
     return _rows(gradients, 2.1, draw)
@@ -86,11 +89,12 @@ def _glass_brain(gradients: NDArray[np.float64], centres: NDArray[np.float64]) -
             node_cmap=DIVERGING,
             node_vmin=-limit,
             node_vmax=limit,
-            alpha=0.9,
+            alpha=1,
             display_mode="lyrz",
             axes=place,
             figure=figure,
             colorbar=False,
+            node_kwargs={"edgecolors": "#777", "linewidths": 0.3, "rasterized": len(centres) > 100},
         )
 
     return _rows(gradients, 2.3, draw)
@@ -108,8 +112,8 @@ def _rows(gradients: NDArray[np.float64], height: float, draw: Any) -> Figure:
         for number in range(n_maps):
             limit = colour_limit(gradients[:, number])
             bottom, tall = 1 - (number + 1) / n_maps, 0.9 / n_maps
-            draw(number, figure, (0.0, bottom, 0.92, tall), limit)
-            figure.text(0.005, bottom + 0.93 / n_maps, f"gradient {number + 1}", fontsize=11)
+            draw(number, figure, (0.03, bottom, 0.9, tall), limit)
+            figure.text(0.005, bottom + tall / 2, f"gradient {number + 1}", rotation=90, va="center")
             bar = figure.add_axes((0.945, bottom + 0.15 * tall, 0.012, 0.7 * tall))
             figure.colorbar(ScalarMappable(Normalize(-limit, limit), DIVERGING), cax=bar, extend="both")
             bar.tick_params(labelsize=8)
