@@ -64,7 +64,7 @@ def compute_affinity(
     check_kernel(kernel)
     n_keep = count_kept(sparsity, fc.shape[1])
     rows, tied = keep_largest(fc, n_keep, ranks=kernel == "spearman")
-    warn_of_ties(np.count_nonzero(tied), len(fc), n_keep)
+    warn_of_ties(int(np.count_nonzero(tied)), len(fc), n_keep)
     values = _kernel(rows, kernel, sparsity)  # (n_rois, n_rois); rows are used up
     np.maximum(values, 0.0, out=values)
     np.fill_diagonal(values, 1.0)  # arccos(1 - 1e-16) is 1.5e-8, not 0

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.surface_series import Hemisphere, is_surface_series
 from bjepa.gradients.tables import Table, read_table
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.participants import bare_id
@@ -94,9 +95,12 @@ class ShardScans:
 class TableScans:
     """Files of series, one scan each."""
 
-    def __init__(self, files: Sequence[Path], names: list[str] | None = None) -> None:
+    def __init__(
+        self, files: Sequence[Path], names: list[str] | None = None, *, hemisphere: Hemisphere | None = None
+    ) -> None:
         self.files = list(files)
         self.names = names
+        self.hemisphere: Hemisphere | None = hemisphere  # of surface files; None: all that they hold
         self.labels = [str(file) for file in self.files]
         self.entities = {name: [_entity(file, name) for file in self.files] for name in ENTITIES}
 
@@ -104,7 +108,7 @@ class TableScans:
         return len(self.files)
 
     def phases(self, number: int) -> list[NDArray[np.floating]]:
-        return [series_of(self.files[number])]
+        return [series_of(self.files[number], names=self.names, hemisphere=self.hemisphere)]
 
     def subset(self, numbers: Sequence[int]) -> "TableScans":
         part = copy(self)
@@ -141,9 +145,17 @@ def _rows(scans: Scans, numbers: Sequence[int]) -> tuple[list[str], dict[str, li
     return [scans.labels[n] for n in numbers], entities
 
 
-def series_of(file: Path) -> Array:
-    """The series in a file; raises InputError for a connectivity matrix."""
-    table = read_table(file)
+def series_of(
+    file: Path, *, names: list[str] | None = None, hemisphere: Hemisphere | None = None
+) -> NDArray[np.floating]:
+    """The series in a file (float32 if it holds such); raises InputError for a connectivity matrix, and for
+    vertices other than `names`."""
+    table = read_table(file, hemisphere=hemisphere, keep_float32=True)
+    if names is not None and is_surface_series(file) and table.columns != names:
+        raise InputError(
+            f"{file} holds {len(table.columns or [])} vertices, not the {len(names)} of the first file.",
+            hint="All scans need the same vertices in the same order.",
+        )
     if not is_series(table, file):
         raise InputError(
             f"{file} is a connectivity matrix among time series.", hint="Give it alone, as INPUT."

@@ -26,7 +26,7 @@ _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, Ke
 
 @dataclass(frozen=True)
 class Table:
-    values: NDArray[np.float64]  # (rows, columns)
+    values: NDArray[Any]  # (rows, columns) float64, or float32 if asked for
     columns: list[str] | None  # names in the header, None without one
     key: str | None  # name of the array in .npz, .mat and .h5
     rows: list[str] | None = None  # names in the first column, None without
@@ -38,7 +38,12 @@ def table_suffix(path: Path) -> str | None:
 
 
 def read_table(
-    path: Path, *, variable: str | None = None, known_names: Sequence[str] = (), option: str | None = None
+    path: Path,
+    *,
+    variable: str | None = None,
+    known_names: Sequence[str] = (),
+    option: str | None = None,
+    keep_float32: bool = False,
 ) -> Table:
     """Read a table of numbers.
 
@@ -47,6 +52,7 @@ def read_table(
     variable : name of the array in `.npz`, `.mat` and `.h5`; an error for other formats
     known_names : names that are looked for, best first, where `variable` is not given
     option : the command's option that gives `variable`, for the advice in errors
+    keep_float32 : leave an array of float32 as it is (half the memory); others become float64 in any case
 
     Raises
     ------
@@ -74,7 +80,8 @@ def read_table(
             f"{path} holds an array of shape {found.shape}, dtype {found.dtype}; a 2-D one of real numbers "
             "is needed."
         )
-    return Table(found.astype(np.float64), None, key)
+    as_is = keep_float32 and found.dtype == np.float32
+    return Table(found if as_is else found.astype(np.float64), None, key)
 
 
 # --- arrays -------------------------------------------------------------------------------------------------
