@@ -8,7 +8,8 @@ from typing import Any
 class PhaseBar:
     """One bar a pass: `begin` names it and its length, `step` advances it. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "scan") -> None:
+        self._unit = unit
         self._bar: Any = None
 
     def begin(self, name: str, total: int) -> None:
@@ -16,10 +17,15 @@ class PhaseBar:
         from tqdm import tqdm
 
         self._end()
-        self._bar = tqdm(total=total, desc=name, unit="scan", disable=None, file=sys.stderr)
+        self._bar = tqdm(total=total or None, desc=name, unit=self._unit, disable=None, file=sys.stderr)
 
-    def step(self, scan_id: str) -> None:
-        """One scan is done."""
+    def step(self, n: int = 1) -> None:
+        """So many more are done."""
+        if self._bar is not None:
+            self._bar.update(n)
+
+    def scan(self, scan_id: str) -> None:
+        """One scan is done, which is named."""
         if self._bar is not None:
             self._bar.set_postfix_str(scan_id, refresh=False)
             self._bar.update()

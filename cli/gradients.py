@@ -1,140 +1,98 @@
 """bjepa-gradients: from scans, time series or a connectivity matrix to a gradient atlas."""
 
 import argparse
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from bjepa.cli._common import DONE, add_atlas_dir, command_parser, run
-
-PROG = "bjepa-gradients"
-KERNELS = ("normalized_angle", "cosine", "pearson", "spearman", "gaussian")  # as gradients.affinity (tested)
-EXAMPLES = """\
-  # gradients of a preprocessed study, checked against BrainSpace
-  bjepa-gradients derivatives/bjepa derivatives/bjepa/gradients --cross-check
-
-  # only the participants of the training set, turned towards gradients made before
-  bjepa-gradients derivatives/bjepa out --participants train.tsv --align-to group/gradients.csv
-
-  # a connectivity matrix of your own, ten components
-  bjepa-gradients mean_fc.csv out --n-components 10
-
-  # a folder with one table of series per scan (rows are frames, columns regions)
-  bjepa-gradients xcp_d_timeseries/ out --kernel cosine --sparsity 0.8"""
+from bjepa.cli._common import DONE, SOME_FAILED, run
+from bjepa.cli._gradients_options import N_PERMUTATIONS, N_SPLITS, PROG, parser
+from bjepa.preproc.errors import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    return run(_gradients, _parser().parse_args(argv), prog=PROG)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(
-        PROG,
-        "Compute connectivity gradients (diffusion map of the affinity of functional connectivity).\n"
-        "Writes gradients.csv, .tsv, .h5, .nii.gz (if the atlas is a volume), eigenvalues.tsv, report.html.",
-        EXAMPLES,
-    )
-    parser.add_argument(
-        "input",
-        metavar="INPUT",
-        type=Path,
-        help="output folder of bjepa-preprocess; folder or file of time series; or a square connectivity "
-        "matrix (.npy .npz .csv .tsv .h5)",
-    )
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder for the results")
-    parser.add_argument("--n-components", type=int, default=30, metavar="N", help="default: 30")
-    parser.add_argument(
-        "--sparsity",
-        type=float,
-        default=0.9,
-        metavar="SHARE",
-        help="share of every row of the connectivity that is set to zero, in [0, 1); default: 0.9",
-    )
-    parser.add_argument(
-        "--kernel", choices=KERNELS, default="normalized_angle", help="default: normalized_angle"
-    )
-    parser.add_argument(
-        "--alpha", type=float, default=0.5, help="density normalisation, 0 to 1; default: 0.5"
-    )
-    parser.add_argument(
-        "--diffusion-time", type=float, default=0, metavar="T", help="0 (all times) or a number; default: 0"
-    )
-    parser.add_argument(
-        "--scale-by-eigenvalues",
-        type=_true_or_false,
-        default=True,
-        metavar="true|false",
-        help="length of a component by its eigenvalue; false: plain eigenvectors; default: true",
-    )
-    parser.add_argument(
-        "--align-to", type=Path, metavar="FILE", help="gradients (.csv .tsv .h5) to turn the result towards"
-    )
-    parser.add_argument(
-        "--alignment",
-        choices=("procrustes", "none"),
-        help="how to turn them; default: procrustes with --align-to, none without",
-    )
-    parser.add_argument(
-        "--participants",
-        type=Path,
-        metavar="FILE",
-        help="use these only: a table with a column participant_id, or one id per line",
-    )
-    add_atlas_dir(parser)
-    parser.add_argument(
-        "--cross-check", action="store_true", help="compare with BrainSpace: cross_check.json, in the report"
-    )
-    return parser
+    return run(_gradients, parser().parse_args(argv), prog=PROG)
 
 
 def _gradients(args: argparse.Namespace) -> int:
-    from bjepa.gradients.pipeline import make_gradients
+    from bjepa.cli._progress import PhaseBar
+    from bjepa.gradients.pipeline import Asked, make_gradients
     from bjepa.gradients.recipe import GradientOptions
     from bjepa.gradients.report import write_report
-    from bjepa.preproc.errors import InputError
 
-    if args.alignment == "procrustes" and args.align_to is None:
-        raise InputError("--alignment procrustes needs --align-to FILE.")
+    _check_usage(args)
+    with PhaseBar(unit="") as bar:
+        made = make_gradients(
+            args.input,
+            args.output,
+            GradientOptions(
+                n_components=args.n_components,
+                sparsity=args.sparsity,
+                kernel=args.kernel,
+                approach=args.approach,
+                alpha=0.5 if args.alpha is None else args.alpha,
+                diffusion_time=args.diffusion_time or 0,
+                scale_by_eigenvalues=args.scale_by_eigenvalues is not False,
+                keep_largest=args.keep_largest,
+            ),
+            asked=Asked(
+                align_to=args.align_to,
+                alignment=args.alignment or "procrustes",
+                cross_check=args.cross_check,
+                split_half=args.split_half,
+                n_splits=args.n_splits or N_SPLITS,
+                compare=args.compare,
+                maps=args.maps,
+                null=args.null or "auto",
+                n_permutations=args.n_permutations or N_PERMUTATIONS,
+                seed=args.seed,
+                group_by=args.group_by,
+                per_participant=args.per_participant,
+                surface=args.surface,
+            ),
+            connectivity=args.connectivity or "pearson",
+            weights=args.weights or "equal",
+            n_neighbors=args.n_neighbors,
+            participants=args.participants,
+            atlas_dir=args.atlas_dir,
+            n_jobs=args.n_jobs,
+            bar=bar,
+            report=write_report,
+        )
+    _tell(args, made)
+    return SOME_FAILED if made.n_failed else DONE
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    """Refuse options that contradict each other or that would do nothing."""
+    if args.alignment in ("procrustes", "joint") and args.align_to is None and args.group_by is None:
+        raise InputError(
+            f"--alignment {args.alignment} needs --align-to FILE (or --group-by COLUMN): towards what?"
+        )
     if args.alignment == "none" and args.align_to is not None:
         raise InputError("--alignment none contradicts --align-to.", hint="Leave one of them out.")
-    made = make_gradients(
-        args.input,
-        args.output,
-        GradientOptions(
-            n_components=args.n_components,
-            sparsity=args.sparsity,
-            kernel=args.kernel,
-            alpha=args.alpha,
-            diffusion_time=args.diffusion_time,
-            scale_by_eigenvalues=args.scale_by_eigenvalues,
-        ),
-        align_to=args.align_to,
-        participants=args.participants,
-        atlas_dir=args.atlas_dir,
-        with_cross_check=args.cross_check,
-        progress=_progress_bar,
-        report=write_report,
-    )
+    needs = (("n_splits", "split_half"), ("null", "maps"), ("n_permutations", "maps"))
+    for option, needed in needs:
+        if getattr(args, option) is not None and not getattr(args, needed):
+            raise InputError(f"{_flag(option)} does nothing without {_flag(needed)}.")
+    if args.n_jobs == 0:
+        raise InputError("--n-jobs must be a number of processes, or -1 for all cores, got 0.")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _tell(args: argparse.Namespace, made: Any) -> None:
     n_rois, n_components = made.result.gradients.shape
     print(f"{n_components} gradients of {n_rois} regions: {args.output / 'report.html'}")
     if made.check is not None:
         verdict = "agrees" if made.check["agrees"] else "does NOT agree; report.html says why"
         print(f"BrainSpace {made.check['versions']['brainspace']}: {verdict}")
-    return DONE
-
-
-def _progress_bar(maps: Iterable[Any], n_scans: int) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    bar: Iterable[Any] = tqdm(
-        maps, total=n_scans, desc="connectivity", unit="scan", disable=None, file=sys.stderr
-    )
-    return bar
-
-
-def _true_or_false(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
-    return text.lower() == "true"
+    if made.alignment is not None:
+        r = ", ".join(f"{value:.2f}" for value in made.alignment.r[:3])
+        print(f"Aligned to {made.alignment.reference}: r of gradients 1 to {min(3, n_components)} = {r}")
+    if made.stability is not None:
+        rows = made.stability.table.query("structure == 'all'").head(3)
+        told = ", ".join(f"{r.r:.2f} [{r.r_low:.2f}, {r.r_high:.2f}]" for r in rows.itertuples())
+        print(f"Between halves of the participants: r = {told}")

@@ -90,7 +90,7 @@ def _check(args: argparse.Namespace) -> int:
     with PhaseBar() as bar:
         bar.begin("checking", 0)
         problems = check_output(
-            args.check, sources=not args.no_source_hash, all_scans=args.check_all, progress=bar.step
+            args.check, sources=not args.no_source_hash, all_scans=args.check_all, progress=bar.scan
         )
     for problem in problems:
         print(problem)
@@ -294,14 +294,14 @@ def _group_stage(args: argparse.Namespace, atlas: "Atlas", options: "GroupOption
             atlas,
             args.output,
             options,
-            progress=bar.step,
+            progress=bar.scan,
             phase=bar.begin,
             observer=watch,
         )
         if args.export:
             bar.begin("exports", len(args.export) * len(result.scans))
             written = write_exports(
-                args.output, atlas.table, args.export, result.scans, n_jobs=args.n_jobs, progress=bar.step
+                args.output, atlas.table, args.export, result.scans, n_jobs=args.n_jobs, progress=bar.scan
             )
             log.info("exported to %s.", ", ".join(map(str, written)))
     write_report(

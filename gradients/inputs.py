@@ -10,16 +10,15 @@ R regions.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.bar import NO_BAR, Bar
 from bjepa.gradients.connectivity.measure import (
     Kind,
     Measure,
-    Progress,
     Weights,
     fit_measure,
     mean_connectivity,
@@ -109,44 +108,37 @@ def group_connectivity(
     kind: Kind = "pearson",
     weights: Weights = "equal",
     n_jobs: int = 1,
-    progress: Progress | None = None,
+    bar: Bar = NO_BAR,
 ) -> GroupConnectivity:
     """The connectivity of the group: mean over its scans, or the matrix that was given.
 
     Raises
     ------
     InputError
-        As `mean_connectivity`.
+        As `fit_measure` and `mean_connectivity`.
     """
-    if given.scans is None:
+    scans = given.scans
+    if scans is None:
         return GroupConnectivity(fc=given.matrix, regions=given.regions, n_scans=0, n_participants=0)
-    measure = fit_measure(kind, given.scans, n_jobs=n_jobs, progress=progress)
-    mean = mean_connectivity(given.scans, measure, weights=weights, n_jobs=n_jobs, progress=progress)
-    return GroupConnectivity(fc=measure.group(mean), measure=measure, **_counts(given))
-
-
-def read_connectivity(
-    path: Path,
-    *,
-    participants: Path | None = None,
-    atlas_dir: Path | None = None,
-    progress: Progress | None = None,
-) -> GroupConnectivity:
-    """`open_input`, then `group_connectivity`."""
-    return group_connectivity(
-        open_input(path, participants=participants, atlas_dir=atlas_dir), progress=progress
+    if kind == "tangent":
+        bar.begin("geometric mean", 0)  # as many passes as it takes
+    measure = fit_measure(kind, scans, n_jobs=n_jobs, progress=bar.step)
+    bar.begin("connectivity", len(scans))
+    mean = mean_connectivity(scans, measure, weights=weights, n_jobs=n_jobs, progress=bar.step)
+    return GroupConnectivity(
+        fc=measure.group(mean),
+        regions=given.regions,
+        n_scans=len(scans),
+        n_participants=count_participants(scans),
+        scans=scans,
+        measure=measure,
     )
 
 
-def _counts(given: Input) -> dict[str, Any]:
-    assert given.scans is not None
-    known = set(given.scans.entities["participant_id"])
-    return {
-        "regions": given.regions,
-        "n_scans": len(given.scans),
-        "n_participants": 0 if "" in known else len(known),
-        "scans": given.scans,
-    }
+def count_participants(scans: Scans) -> int:
+    """How many there are; 0 where a scan does not say whose it is."""
+    known = set(scans.entities["participant_id"])
+    return 0 if "" in known else len(known)
 
 
 def _holds_shards(path: Path) -> bool:

@@ -1,4 +1,11 @@
-"""The order of the steps: connectivity, affinity, diffusion map, cross-check, alignment, files, report.
+"""The order of the steps, from INPUT to the files of the gradient atlas.
+
+    1. open     INPUT, and every file that an option names: what is wrong is told before the long work
+    2. compute  connectivity, affinity, components                     inputs.py, recipe.py, neighbours.py
+    3. judge    cross-check (before alignment, which it does not see)  quality/
+    4. turn     towards a reference                                    alignment/
+    5. ask      variance, stability, comparison, maps, groups          quality/, groups.py
+    6. write    participants' gradients, all files, the report         individuals.py, atlas_io.py, report.py
 
 Everything is computed before the first file is written, so refused input leaves nothing behind.
 """
@@ -7,31 +14,94 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from bjepa.gradients.alignment import align_gradients
-from bjepa.gradients.atlas_io import load_gradients, write_gradients
+import numpy as np
+from numpy.typing import NDArray
+
+from bjepa.gradients.atlas_io import write_gradients
+from bjepa.gradients.bar import NO_BAR, Bar, over
+from bjepa.gradients.connectivity.measure import Kind, Weights
 from bjepa.gradients.embedding import Embedding
-from bjepa.gradients.inputs import GroupConnectivity, Progress, read_connectivity
-from bjepa.gradients.quality.crosscheck import check_possible, cross_check
+from bjepa.gradients.inputs import (
+    GroupConnectivity,
+    Input,
+    count_participants,
+    group_connectivity,
+    open_input,
+)
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_json
+from bjepa.preproc.files import write_json, write_tsv
+
+if TYPE_CHECKING:
+    from bjepa.gradients.quality.maps import Maps, Null
+
+    from bjepa.gradients.alignment import Alignment, Reference
+    from bjepa.gradients.groups import Groups
+    from bjepa.gradients.individuals import Individuals
+    from bjepa.gradients.quality.compare import Comparison
+    from bjepa.gradients.quality.stability import Stability
 
 log = logging.getLogger(__name__)
+
+HCP = "hcp"  # the word for --align-to
+AlignmentMethod = Literal["procrustes", "joint", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked besides the gradients themselves."""
+
+    align_to: str | None = None  # a file, or HCP
+    alignment: AlignmentMethod = "procrustes"
+    cross_check: bool = False
+    split_half: bool = False
+    n_splits: int = 100
+    compare: Path | None = None
+    maps: Path | None = None
+    null: "Null" = "auto"
+    n_permutations: int = 1000
+    seed: int = 0
+    group_by: str | None = None
+    per_participant: bool = False
+    surface: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientRun:
-    """All that a run computed; what the report shows."""
+    """All that a run computed; what the report shows. R regions, C components."""
 
     source: Path
     options: GradientOptions
     group: GroupConnectivity
-    affinity: Any  # (R, R) float64
+    affinity: Any  # (R, R) float64, dense, or a scipy CSR array where n_neighbors is given
     result: Embedding  # as written, aligned if asked
-    align_to: Path | None
-    check: dict[str, Any] | None  # cross_check.json
+    weights: Weights = "equal"
+    n_neighbors: int | None = None
+    alignment: "Alignment | None" = None
+    variance: NDArray[np.float64] | None = None  # (C,) cumulative share of the variance of connectivity
+    stability: "Stability | None" = None
+    groups: "Groups | None" = None
+    individuals: "Individuals | None" = None
+    maps: "Maps | None" = None
+    comparison: "Comparison | None" = None
+    check: dict[str, Any] | None = None  # cross_check.json
+    surface: bool = False
+
+    @property
+    def n_failed(self) -> int:
+        """Participants that --per-participant could not embed."""
+        return 0 if self.individuals is None else len(self.individuals.failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    """What the files hold that options name."""
+
+    reference: "Reference | None" = None
+    maps: Any = None  # pandas.DataFrame, one row a region
+    labels: list[str] | None = None  # group of each scan, "" of none
 
 
 def make_gradients(
@@ -39,11 +109,14 @@ def make_gradients(
     output: Path,
     options: GradientOptions,
     *,
-    align_to: Path | None = None,
+    asked: Asked | None = None,
+    connectivity: Kind = "pearson",
+    weights: Weights = "equal",
+    n_neighbors: int | None = None,
     participants: Path | None = None,
     atlas_dir: Path | None = None,
-    with_cross_check: bool = False,
-    progress: Progress = lambda maps, n_scans: maps,
+    n_jobs: int = 1,
+    bar: Bar = NO_BAR,
     report: Callable[[Path, GradientRun], None] | None = None,
 ) -> GradientRun:
     """From INPUT to the files of the gradient atlas in `output`.
@@ -53,38 +126,19 @@ def make_gradients(
     InputError
         Anything wrong with INPUT, options, reference or output place; nothing is written then.
     """
+    asked = asked or Asked()
     if output.exists() and not output.is_dir():
         raise InputError(f"OUTPUT {output} is a file; a folder is needed.")
-    reference = load_gradients(align_to) if align_to is not None else None
+    given = open_input(source, participants=participants, atlas_dir=atlas_dir)
+    named = _open_named(given, source, options, asked, participants)
 
-    group = read_connectivity(source, participants=participants, atlas_dir=atlas_dir, progress=progress)
-    sha256 = group.regions.atlas_sha256
-    if reference is not None and None not in (reference.atlas_sha256, sha256):
-        if reference.atlas_sha256 != sha256:
-            raise InputError(
-                f"--align-to {align_to} was made with another atlas (hash {reference.atlas_sha256}) than "
-                f"INPUT (hash {sha256}).",
-                hint="Align to gradients of the same atlas.",
-            )
-    if with_cross_check:
-        check_possible(len(group.fc), options.n_components)
-
-    affinity, result = embed_connectivity(group.fc, options)
-    log.info("%d components of %d regions", options.n_components, len(group.fc))
-
-    check = None
-    if with_cross_check:
-        log.info("cross-check with BrainSpace")
-        check = cross_check(
-            group.fc,
-            affinity,
-            result,
-            kernel=options.kernel,
-            sparsity=options.sparsity,
-            alpha=options.alpha,
-        )
-    if reference is not None:
-        result = replace(result, gradients=align_gradients(result.gradients, reference.values))
+    if n_neighbors is None:
+        group = group_connectivity(given, kind=connectivity, weights=weights, n_jobs=n_jobs, bar=bar)
+        assert group.fc is not None
+        affinity, result = embed_connectivity(group.fc, options)
+    else:
+        group, affinity, result = _of_vertices(given, options, weights, n_neighbors, n_jobs, bar)
+    log.info("%d components of %d regions", options.n_components, len(result.gradients))
 
     run = GradientRun(
         source=source,
@@ -92,32 +146,249 @@ def make_gradients(
         group=group,
         affinity=affinity,
         result=result,
-        align_to=align_to,
-        check=check,
+        weights=weights,
+        n_neighbors=n_neighbors,
+        check=_cross_check(group, affinity, result, options) if asked.cross_check else None,
+        surface=asked.surface,
     )
-    _write(output, run, report)
+    run = _turned(run, named.reference, asked)
+    run = _judged(run, named, asked, n_jobs, bar)
+    run = _write(output, run, connectivity, asked, n_jobs, bar, report)
     return run
 
 
-def _write(output: Path, run: GradientRun, report: Callable[[Path, GradientRun], None] | None) -> None:
-    if run.check is not None:
-        write_json(output / "cross_check.json", run.check)
+def _open_named(
+    given: Input, source: Path, options: GradientOptions, asked: Asked, participants: Path | None
+) -> _Named:
+    """Read what options name; refuse what they cannot have."""
+    reference, maps, labels = None, None, None
+    if asked.align_to == HCP:
+        from bjepa.gradients.alignment import hcp_reference
+
+        reference = hcp_reference(given.regions, options)
+    elif asked.align_to is not None:
+        from bjepa.gradients.alignment import load_reference
+
+        reference = load_reference(Path(asked.align_to), given.regions)
+    if asked.maps is not None:
+        from bjepa.gradients.quality.maps import read_maps
+
+        maps = read_maps(asked.maps, given.regions)
+    if asked.group_by is not None:
+        from bjepa.gradients.participants_table import group_labels
+
+        scans = given.need_scans("--group-by")
+        labels, found = group_labels(scans, asked.group_by, participants=participants, source=source)
+        log.info("--group-by %s: from %s", asked.group_by, found)
+    if asked.split_half:
+        given.need_scans("--split-half")
+    if asked.per_participant:
+        given.need_scans("--per-participant")
+    if asked.cross_check:
+        from bjepa.gradients.quality.crosscheck import check_possible
+
+        check_possible(len(given.regions.names), options.n_components)
+    return _Named(reference=reference, maps=maps, labels=labels)
+
+
+def _cross_check(
+    group: GroupConnectivity, affinity: Any, result: Embedding, options: GradientOptions
+) -> dict[str, Any]:
+    from bjepa.gradients.quality.crosscheck import cross_check
+
+    log.info("cross-check with BrainSpace")
+    assert group.fc is not None
+    return cross_check(
+        group.fc,
+        affinity,
+        result,
+        kernel=options.kernel,
+        sparsity=options.sparsity,
+        alpha=options.alpha if options.alpha is not None else 0.5,
+    )
+
+
+def _turned(run: GradientRun, reference: "Reference | None", asked: Asked) -> GradientRun:
+    """The run with its gradients turned towards the reference, if there is one."""
+    if reference is None:
+        return run
+    from bjepa.gradients.alignment import align, align_jointly
+
+    if asked.alignment == "joint":
+        if run.group.fc is None:
+            raise InputError("--alignment joint needs a dense matrix.", hint="Leave --n-neighbors out.")
+        alignment, result = align_jointly(
+            run.group.fc, reference, run.options, gradients=run.result.gradients, seed=asked.seed
+        )
     else:
-        (output / "cross_check.json").unlink(missing_ok=True)  # of an earlier run: not of these numbers
+        alignment = align(run.result.gradients, reference, seed=asked.seed)
+        result = replace(run.result, gradients=alignment.gradients)
+    return replace(run, result=result, alignment=alignment)
+
+
+def _judged(run: GradientRun, named: _Named, asked: Asked, n_jobs: int, bar: Bar) -> GradientRun:
+    """The run with the answers to what was asked of its gradients, as written."""
+    values, regions = run.result.gradients, run.group.regions
+    scans, fc = run.group.scans, run.group.fc
+    found: dict[str, Any] = {}
+    if fc is not None:
+        from bjepa.gradients.quality.variance import variance_explained
+
+        found["variance"] = variance_explained(fc, values)
+    if asked.compare is not None:
+        from bjepa.gradients.quality.compare import compare_gradients
+
+        found["comparison"] = compare_gradients(values, asked.compare, regions, seed=asked.seed)
+    if asked.split_half:
+        from bjepa.gradients.quality.stability import split_half
+
+        assert scans is not None
+        found["stability"] = split_half(
+            scans,
+            run.group.measure,
+            values,
+            run.options,
+            weights=run.weights,
+            n_splits=asked.n_splits,
+            seed=asked.seed,
+            regions=regions,
+            n_jobs=n_jobs,
+            bar=bar,
+        )
+    if named.maps is not None:
+        from bjepa.gradients.quality.maps import correlate_maps
+
+        found["maps"] = correlate_maps(
+            named.maps,
+            values,
+            regions,
+            null=asked.null,
+            n_permutations=asked.n_permutations,
+            seed=asked.seed,
+        )
+    if named.labels is not None:
+        from bjepa.gradients.groups import group_gradients
+
+        assert scans is not None and asked.group_by is not None
+        bar.begin("groups", sum(label != "" for label in named.labels))
+        found["groups"] = group_gradients(
+            scans,
+            named.labels,
+            run.group.measure,
+            values,
+            run.options,
+            column=asked.group_by,
+            alignment=asked.alignment,
+            weights=run.weights,
+            n_jobs=n_jobs,
+            progress=bar.step,
+        )
+    return replace(run, **found)
+
+
+def _write(
+    output: Path,
+    run: GradientRun,
+    connectivity: Kind,
+    asked: Asked,
+    n_jobs: int,
+    bar: Bar,
+    report: Callable[[Path, GradientRun], None] | None,
+) -> GradientRun:
+    """Write everything, remove what only an earlier run had; the run with its individuals."""
+    from bjepa.gradients.groups import remove_groups, write_groups
+    from bjepa.gradients.individuals import individual_gradients, remove_individuals
+
+    regions, scans = run.group.regions, run.group.scans
+    parameters = {
+        **asdict(run.options),
+        "connectivity": connectivity if scans is not None else None,
+        "weights": run.weights if scans is not None else None,
+        "n_neighbors": run.n_neighbors,
+        "source": run.source.name,
+    }
+    if asked.per_participant:
+        assert scans is not None
+        bar.begin("participants", len(scans))
+        individuals = individual_gradients(
+            scans,
+            run.group.measure,
+            run.result.gradients,
+            run.options,
+            folder=output,
+            regions=regions,
+            weights=run.weights,
+            n_jobs=n_jobs,
+            progress=bar.step,
+        )
+        run = replace(run, individuals=individuals)
+    else:
+        remove_individuals(output)
+    if run.groups is not None:
+        write_groups(output, run.groups, regions, parameters=parameters)
+    else:
+        remove_groups(output)
+    _write_tables(output, run)
     if report is not None:
         report(output, run)
     write_gradients(
         output,
         run.result,
-        run.group.regions,
+        regions,
         affinity=run.affinity,
         fc_mean=run.group.fc,
+        variance=run.variance,
         parameters={
-            **asdict(run.options),
-            "alignment": "none" if run.align_to is None else "procrustes",
-            "align_to": "" if run.align_to is None else run.align_to.name,
+            **parameters,
+            "alignment": "none" if run.alignment is None else run.alignment.method,
+            "align_to": "" if run.alignment is None else run.alignment.reference,
             "n_scans": run.group.n_scans,
             "n_participants": run.group.n_participants,
-            "source": run.source.name,
         },
     )
+    return run
+
+
+def _write_tables(output: Path, run: GradientRun) -> None:
+    """The answers as tables; those that this run has not are removed, they would be of other numbers."""
+    tables = {
+        "stability.tsv": run.stability and run.stability.table,
+        "stability_regions.tsv": run.stability and run.stability.regions,
+        "comparison.tsv": run.comparison and run.comparison.table,
+        "maps.tsv": run.maps and run.maps.table,
+    }
+    for name, table in tables.items():
+        if table is None:
+            (output / name).unlink(missing_ok=True)
+        else:
+            write_tsv(output / name, table, float_format="%.6g")
+    if run.check is None:
+        (output / "cross_check.json").unlink(missing_ok=True)
+    else:
+        write_json(output / "cross_check.json", run.check)
+
+
+def _of_vertices(
+    given: Input, options: GradientOptions, weights: Weights, n_neighbors: int, n_jobs: int, bar: Bar
+) -> tuple[GroupConnectivity, Any, Embedding]:
+    """Connectivity that is never formed, the graph of nearest neighbours, and its components."""
+    from bjepa.gradients.neighbours import embed_neighbours
+
+    what: Any = given.matrix if given.scans is None else given.scans
+    affinity, result = embed_neighbours(
+        what,
+        options,
+        n_neighbors=n_neighbors,
+        weights=weights,
+        n_jobs=n_jobs,
+        progress=over(bar, "nearest neighbours"),
+    )
+    scans = given.scans
+    group = GroupConnectivity(
+        fc=given.matrix,
+        regions=given.regions,
+        n_scans=0 if scans is None else len(scans),
+        n_participants=0 if scans is None else count_participants(scans),
+        scans=scans,
+    )
+    return group, affinity, result

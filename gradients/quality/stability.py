@@ -41,7 +41,7 @@ from bjepa.preproc.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bjepa.gradients.pipeline import Progress
+    from bjepa.gradients.bar import Bar
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def split_half(
     n_position: int = 3,
     n_jobs: int = 1,
     max_memory_gb: float = 1.0,
-    progress: "Progress | None" = None,
+    bar: "Bar | None" = None,
 ) -> Stability:
     """Stability of `full` (R, C), the gradients of all scans as written, between halves of the participants.
 
@@ -125,20 +125,20 @@ def split_half(
     found: list[Agreement | str] = []
     for start in range(0, len(halves), at_once):
         some = halves[start : start + at_once]
-        if progress:
-            progress.begin("split-half: connectivity", len(people))
+        if bar:
+            bar.begin("split-half: connectivity", len(people))
         means = HalfMeans(some, len(full))
         for one in participant_maps(scans, measure, weights=weights, n_jobs=n_jobs):
             means.add(one)
-            if progress:
-                progress.step()
-        if progress:
-            progress.begin("split-half: gradients", len(some))
+            if bar:
+                bar.step()
+        if bar:
+            bar.begin("split-half: gradients", len(some))
         tasks = ((*means.means(split), (seed, start + split)) for split in range(len(some)))
         for result in _in_threads(compare, tasks, n_jobs):
             found.append(result)
-            if progress:
-                progress.step()
+            if bar:
+                bar.step()
         del means, tasks  # before the sums of the next pass are made
     good = _good(found)
     return _summary(

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from bjepa.gradients.atlas_io import load_gradients
-from bjepa.gradients.inputs import read_connectivity
+from bjepa.gradients.inputs import GroupConnectivity, group_connectivity, open_input
 from bjepa.gradients.tables import read_table
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.number_tables import looks_transposed
@@ -22,6 +22,10 @@ Array = NDArray[np.float64]
 def fc() -> Array:
     scan = np.random.default_rng(0).normal(size=(40, 5))
     return np.asarray(np.corrcoef(scan.T))
+
+
+def read_connectivity(path: Path, participants: Path | None = None) -> GroupConnectivity:
+    return group_connectivity(open_input(path, participants=participants))
 
 
 def write(path: Path, text: str) -> Path:
