@@ -21,18 +21,28 @@ Array = NDArray[np.float64]
 
 def ledoit_wolf(unit: Array) -> Array:
     """Shrunk correlation (R, R) of series (T, R) that are centred and of length 1; ones on the diagonal."""
-    n_frames, n_rois = unit.shape
     r = unit.T @ unit  # (R, R)
-    r_squared = float(np.vdot(r, r))
+    r *= 1 - ledoit_wolf_shrinkage(unit, unit.shape[1])
+    np.fill_diagonal(r, 1.0)
+    return r
+
+
+def ledoit_wolf_shrinkage(unit: Array, n_present: int) -> float:
+    """The a of the shrunk correlation, in [0, 1], of such series (T, R); columns of missing regions are 0.
+
+    Parameters
+    ----------
+    n_present : regions that are not missing
+    """
+    n_frames, n_rois = unit.shape
+    gram = unit @ unit.T if n_frames < n_rois else unit.T @ unit  # both have the same norm; the smaller one
+    r_squared = float(np.vdot(gram, gram))
     # sum over pairs and frames of (x_i x_j)^2, x = sqrt(T) unit, so that no (R, R) array of it is needed
     energy = np.einsum("tr,tr->t", unit, unit)  # (T,)
     products_squared = n_frames * float(energy @ energy)
-    noise = (products_squared - r_squared) / n_frames  # of S; b^2 of the paper, times R
-    spread = r_squared - n_rois  # of S around the identity; d^2 of the paper, times R
-    if noise > 0:
-        r *= 1 - min(noise, spread) / spread if spread > 0 else 0.0
-    np.fill_diagonal(r, 1.0)
-    return r
+    spread = r_squared - n_present  # of S around the identity; d^2 of the paper, times R
+    noise = min((products_squared - r_squared) / n_frames, spread)  # of S; b^2 of the paper, times R
+    return noise / spread if noise > 0 else 0.0
 
 
 def partial_correlation(covariance: Array) -> Array:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.gradients.connectivity.parallel import Progress, in_order, pieces_of, read_in_processes
+from bjepa.gradients.connectivity.series import check_same_regions
 from bjepa.gradients.connectivity.tangent import TangentSpace, complete_covariances
 from bjepa.gradients.scans import Scans
 from bjepa.preproc.errors import InputError
@@ -36,6 +37,7 @@ class _PieceSum:
     total: Array | None  # (R, R), None if no scan of the piece is complete
     n_scans: int
     incomplete: list[str]  # labels
+    first: str  # label of the first scan
 
 
 def geometric_mean(scans: Scans, *, n_jobs: int = 1, progress: Progress | None = None) -> Array:
@@ -110,17 +112,19 @@ def _sum_of_piece(scans: Scans, *, space: TangentSpace | None) -> _PieceSum:
             continue
         maps = covariances if space is None else [space.log(c, where=label) for c in covariances]
         part = np.mean(maps, axis=0)
-        if total is not None and part.shape != total.shape:
-            raise InputError(f"{label} has {len(part)} regions, the scans before it {len(total)}.")
+        if total is not None:
+            check_same_regions(len(part), len(total), label)
         total = part if total is None else total + part
         n_scans += 1
-    return _PieceSum(total, n_scans, incomplete)
+    return _PieceSum(total, n_scans, incomplete, scans.labels[0])
 
 
 def _mean_of(parts: Iterable[_PieceSum], progress: Progress | None) -> tuple[Array | None, list[str]]:
     total, n_scans, incomplete = None, 0, []
     for part in parts:
         if part.total is not None:
+            if total is not None:
+                check_same_regions(len(part.total), len(total), part.first)
             total = part.total if total is None else total + part.total
         n_scans += part.n_scans
         incomplete += part.incomplete

@@ -29,7 +29,7 @@ BLOCK = 256  # regions; 0.5 MB a block
 
 
 class FisherSum:
-    """Weighted sum of the Fisher z maps of series, all of the same R regions."""
+    """Weighted sum of the Fisher z maps of series, all of the same R regions. Used again after `take`."""
 
     def __init__(self, n_rois: int) -> None:
         self.n_rois = n_rois
@@ -41,7 +41,7 @@ class FisherSum:
         self._below = [np.ones(shape) for shape in shapes]  # products of 1 - r
         self._sums = [np.zeros(shape) for shape in shapes]
         room = np.empty(max(a * b for a, b in shapes))  # of one block; shared, so that it stays in the cache
-        self._rooms = [room[: a * b].reshape(a, b) for a, b in shapes]
+        self._factors = [room[: a * b].reshape(a, b) for a, b in shapes]
         self._n_factors, self._weight = 0, 1.0
 
     def add(self, unit_and_one: Array, weight: float) -> None:
@@ -49,7 +49,7 @@ class FisherSum:
         if weight != self._weight or self._n_factors == MAX_FACTORS:
             self._take_logarithm()
             self._weight = weight
-        parts = zip(self._pairs, self._above, self._below, self._rooms, strict=True)
+        parts = zip(self._pairs, self._above, self._below, self._factors, strict=True)
         for (rows, columns), above, below, factor in parts:
             np.matmul(unit_and_one[:, rows].T, unit_and_one[:, columns], out=factor)  # 1 + r
             np.clip(factor, 1 - MAX_R, 1 + MAX_R, out=factor)
@@ -58,13 +58,15 @@ class FisherSum:
             np.multiply(below, factor, out=below)
         self._n_factors += 1
 
-    def total(self) -> Array:
-        """The sum: (R, R) float64, symmetric, diagonal 0, 0 where every series is missing."""
+    def take(self) -> Array:
+        """The sum, which starts again at 0: (R, R) float64, symmetric, diagonal 0."""
         self._take_logarithm()
         total = np.empty((self.n_rois, self.n_rois))
         for (rows, columns), part in zip(self._pairs, self._sums, strict=True):
             total[rows, columns] = part
-            total[columns, rows] = part.T
+            if rows != columns:
+                total[columns, rows] = part.T
+            part.fill(0.0)
         np.fill_diagonal(total, 0.0)
         return total
 

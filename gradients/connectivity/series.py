@@ -61,6 +61,15 @@ def unit_series(
     return unit, missing
 
 
+def check_same_regions(n_rois: int, n_before: int, where: str) -> None:
+    """Refuse a scan that has other regions than those before it."""
+    if n_rois != n_before:
+        raise InputError(
+            f"{where} has {n_rois} regions, the scans before it {n_before}.",
+            hint="All scans need the same regions in the same order, one per column; frames are rows.",
+        )
+
+
 def _without_signal(
     columns: NDArray[np.floating], regions: NDArray[np.intp], where: str
 ) -> NDArray[np.bool_]:

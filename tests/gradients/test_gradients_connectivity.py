@@ -1,5 +1,6 @@
 """gradients/connectivity.py: numpy's correlation, missing regions edge by edge, phases, refusals."""
 
+import pickle
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from bjepa.gradients import functional_connectivity
 from bjepa.gradients.connectivity.scan_maps import fisher_z, scan_connectivity_of_shards
+from bjepa.gradients.scans import ShardScans
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.shards import ShardReader, ShardScan, write_shard
 
@@ -27,8 +29,12 @@ def expected_z(timeseries: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.arctanh(r)
 
 
-def shard(path: Path, scans: list[tuple[str, list[NDArray[np.float64]], list[int]]]) -> ShardReader:
-    """Scans as (participant, phases, numbers of missing regions)."""
+def shard(
+    path: Path,
+    scans: list[tuple[str, list[NDArray[np.float64]], list[int]]],
+    censored: list[list[NDArray[np.bool_]]] | None = None,
+) -> ShardReader:
+    """Scans as (participant, phases, numbers of missing regions); which frames were scrubbed."""
     write_shard(
         path / "shards" / "shard-00000.h5",
         [
@@ -44,6 +50,7 @@ def shard(path: Path, scans: list[tuple[str, list[NDArray[np.float64]], list[int
                 t_r_out=2.1,
                 valid=np.isin(np.arange(N_ROIS), missing, invert=True),
                 phases=[phase.astype(np.float32) for phase in phases],
+                censored=None if censored is None else censored[n],
             )
             for n, (person, phases, missing) in enumerate(scans)
         ],
@@ -122,6 +129,55 @@ def test_a_phase_in_which_a_region_is_flat_does_not_count_for_it(tmp_path: Path)
     (z,) = scan_connectivity_of_shards(shard(tmp_path, [("1", phases, [])]))
     whole = expected_z(phases[1].astype(np.float32).astype(np.float64))
     assert_allclose(z[3], whole[3], atol=1e-10)
+
+
+def test_scrubbed_frames_take_no_part(tmp_path: Path) -> None:
+    phases = [series(seed, 41 + seed) / 100 for seed in range(3)]
+    marks = [np.arange(len(phase)) % 4 == 1 for phase in phases]
+    for phase, mark in zip(phases, marks, strict=True):
+        phase[mark] += 1e3  # whatever was filled in
+    reader = shard(tmp_path, [("1", phases[:2], []), ("2", phases[2:], [5])], [marks[:2], marks[2:]])
+    kept = [p[~m].astype(np.float32).astype(np.float64) for p, m in zip(phases, marks, strict=True)]
+    z = [expected_z(p) for p in kept]
+    maps = np.array([(z[0] + z[1]) / 2, z[2]])
+    assert_allclose(functional_connectivity(reader)[:5, :5], maps.mean(axis=0)[:5, :5], atol=1e-10)
+    frames = [len(kept[0]) + len(kept[1]), len(kept[2])]
+    weighted = functional_connectivity(reader, weights="frames")
+    assert_allclose(weighted[:5, :5], np.average(maps, axis=0, weights=frames)[:5, :5], atol=1e-10)
+    assert_allclose(list(scan_connectivity_of_shards(reader))[1][:5, :5], z[2][:5, :5], atol=1e-10)
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_a_scan_that_is_scrubbed_away_is_named(tmp_path: Path, left: int) -> None:
+    scans = [("1", [series(0, 31) / 100], []), ("2", [series(1, 25) / 100], [2])]
+    marks = [[np.zeros(31, dtype=bool)], [np.arange(25) >= left]]
+    with pytest.raises(InputError, match=f"scan scan1 has {left} of 25 frames left after scrubbing"):
+        functional_connectivity(shard(tmp_path, scans, marks))
+
+
+def test_progress_of_shards_sees_every_scan(tmp_path: Path) -> None:
+    reader = shard(tmp_path, [(str(n), [series(n, 31) / 100], []) for n in range(20)])
+    seen: list[int] = []
+
+    def watch(numbers):  # type: ignore[no-untyped-def]
+        for number in numbers:
+            seen.append(number)
+            yield number
+        seen.append(-1)  # a bar is closed
+
+    functional_connectivity(reader, progress=watch)
+    assert seen == [*range(20), -1]
+
+
+def test_a_choice_of_scans_keeps_its_places(tmp_path: Path) -> None:
+    reader = shard(tmp_path, [(f"sub-{n}", [series(n, 31) / 100] * (n % 3 + 1), []) for n in range(7)])
+    chosen = ShardScans(reader).subset([6, 1, 4]).subset([2, 0])
+    assert chosen.labels == ["scan scan4", "scan scan6"]
+    assert chosen.entities["participant_id"] == ["4", "6"]
+    assert [len(chosen.phases(n)) for n in range(len(chosen))] == [2, 1]
+    assert_allclose(chosen.phases(1)[0], reader[int(np.flatnonzero(reader.series_scan == 6)[0])])
+    (again,) = pickle.loads(pickle.dumps(chosen)).subset([1]).phases(0)
+    assert_allclose(again, chosen.phases(1)[0])
 
 
 def test_progress_sees_every_scan() -> None:
