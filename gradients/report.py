@@ -29,7 +29,14 @@ from bjepa.gradients.figures.surfaces import SurfaceLabels, surface_labels
 from bjepa.gradients.figures.volume import volume_figure
 from bjepa.gradients.pipeline import GradientRun
 from bjepa.gradients.report_methods import citations, files, methods
-from bjepa.gradients.report_text import cortex_and_subcortex, findings, tiles, warnings
+from bjepa.gradients.report_text import (
+    SEPARATES,
+    cortex_and_subcortex,
+    findings,
+    separating_component,
+    tiles,
+    warnings,
+)
 from bjepa.preproc.html import write_page
 
 N_EXTREMES = 4  # regions named at each end of a gradient
@@ -84,7 +91,8 @@ def draw(run: GradientRun, surface: SurfaceLabels | None) -> dict[str, Figure | 
     if surface is not None:
         drawn["surface"] = surface_figure(gradients, surface)
     drawn["brain"] = volume_figure(gradients, regions)
-    drawn["networks"] = networks_figure(gradients, networks)
+    also, share = separating_component(run)
+    drawn["networks"] = networks_figure(gradients, networks, also=also if share >= SEPARATES else None)
     drawn["eigenvalues"] = scree_figure(run.result, run.variance)
     if run.group.fc is not None and len(run.group.fc) <= MANY_REGIONS and run.n_neighbors is None:
         drawn["connectivity"] = matrices_figure(run.group.fc, run.affinity, networks)

@@ -15,6 +15,7 @@ from bjepa.gradients.pipeline import GradientRun
 
 FIRST = 3  # components that the sentences are about
 FEW = 10  # pairs among the first FEW components are named one by one
+SEPARATES = 0.1  # share of a gradient's variance between cortex and subcortex; less is not told as one
 EXACT = 1e-8  # a larger relative residual is told
 
 
@@ -249,26 +250,43 @@ def _agreement(run: GradientRun) -> str:
 
 def cortex_and_subcortex(run: GradientRun) -> str:
     """Which gradient tells subcortical from cortical regions, in a sentence; "" where there are not both."""
-    structure = run.group.regions.column("structure")
-    if structure is None or not {"cortex", "subcortex"} <= set(structure):
+    k, share = separating_component(run)
+    if k is None:
         return ""
-    deep, cortex = np.array(structure) == "subcortex", np.array(structure) == "cortex"
     n_first = min(FEW, run.result.gradients.shape[1])
-    share = [_share_between(run.result.gradients[:, k], deep, cortex) for k in range(n_first)]
-    k = int(np.argmax(share))
-    if share[k] < 0.1:
+    if share < SEPARATES:
         return (
             f"No one of gradients 1 to {n_first} separates the subcortex from the cortex (at most "
-            f"{100 * share[k]:.0f} % of the variance of one lies between the two)."
+            f"{100 * share:.0f} % of the variance of one lies between the two)."
         )
+    deep, cortex = _structures(run)
     values = run.result.gradients[:, k]
     of_cortex = values[cortex & np.isfinite(values)]
     place = float((of_cortex < _median(values[deep])).mean())
     return (
         f"Of gradients 1 to {n_first}, gradient {k + 1} separates the subcortex from the cortex most: "
-        f"{100 * share[k]:.0f} % of its variance lies between the two, and the median subcortical region is "
+        f"{100 * share:.0f} % of its variance lies between the two, and the median subcortical region is "
         f"beyond {100 * max(place, 1 - place):.0f} % of cortical ones."
     )
+
+
+def separating_component(run: GradientRun) -> tuple[int | None, float]:
+    """The component (from 0) whose variance lies most between cortex and subcortex, and that share.
+
+    None where there are not both.
+    """
+    deep, cortex = _structures(run)
+    if not (deep.any() and cortex.any()):
+        return None, 0.0
+    n_first = min(FEW, run.result.gradients.shape[1])
+    share = [_share_between(run.result.gradients[:, k], deep, cortex) for k in range(n_first)]
+    return int(np.argmax(share)), max(share)
+
+
+def _structures(run: GradientRun) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(R,) regions of the subcortex, and of the cortex."""
+    structure = np.array(run.group.regions.column("structure") or [""] * len(run.result.gradients))
+    return structure == "subcortex", structure == "cortex"
 
 
 def _share_between(values: NDArray[np.float64], first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

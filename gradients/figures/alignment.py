@@ -14,6 +14,7 @@ from bjepa.gradients.figures.style import (
     component_axis,
     legend_above,
     null_band,
+    subspace_axis,
     tidy,
 )
 
@@ -93,8 +94,7 @@ def _draw_cosines(axes: Any, subspaces: Any) -> None:
     number = subspaces["n_components"].to_numpy()
     axes.plot(number, subspaces["cosine_mean"], "o-", color=ORANGE, markersize=4, linewidth=1, label="mean")
     axes.plot(number, subspaces["cosine_min"], "o-", color=BLUE, markersize=4, linewidth=1, label="smallest")
-    component_axis(axes, int(number.max()), n_ticks=10)
-    axes.set_xlabel("first k components, as a space")
+    subspace_axis(axes, number)
     axes.set_ylabel("principal cosine")
     axes.set_ylim(0, 1.02)
     legend_above(axes, 2)

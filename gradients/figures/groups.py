@@ -49,7 +49,7 @@ def group_planes_figure(groups: "Groups", networks: list[str] | None) -> Figure 
         return None
     n_columns = min(4, len(drawn))
     n_rows = -(-len(drawn) // n_columns)
-    figure = Figure(figsize=(2.9 * n_columns + 1.4, 2.9 * n_rows), layout="constrained")
+    figure = Figure(figsize=(11, (4.2 if n_columns < 3 else 2.9) * n_rows), layout="constrained")
     panels = np.atleast_1d(figure.subplots(n_rows, n_columns, sharex=True, sharey=True)).ravel()
     for axes, group in zip(panels, drawn, strict=False):
         draw_plane(axes, group.embedding.gradients, networks, 0, 1)

@@ -52,19 +52,22 @@ def draw_plane(
     tidy(axes)
 
 
-def networks_figure(gradients: NDArray[np.float64], networks: list[str] | None) -> Figure | None:
+def networks_figure(
+    gradients: NDArray[np.float64], networks: list[str] | None, *, also: int | None = None
+) -> Figure | None:
     """Gradients 1 to 3 in every network: a dot a region, box from quartile to quartile, line at the median.
 
-    None where networks are not known.
+    `also`: one more gradient (from 0). None where networks are not known.
     """
     if networks is None:
         return None
-    n_maps = min(N_SHOWN, gradients.shape[1])
+    shown = list(range(min(N_SHOWN, gradients.shape[1])))
+    shown += [] if also is None or also in shown else [also]
     order, edges, labels = by_network(networks, len(gradients))
     rows = {label: order[edges[n] : edges[n + 1]] for n, label in enumerate(labels)}
     figure = Figure(figsize=(11, 0.32 * len(labels) + 1.1), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, n_maps, sharey=True))
-    for component, axes in enumerate(panels):
+    panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
+    for component, axes in zip(shown, panels, strict=True):
         strip(
             axes,
             [gradients[rows[label], component] for label in labels],

@@ -15,6 +15,7 @@ from bjepa.gradients.figures.style import (
     legend_above,
     network_colour,
     null_band,
+    subspace_axis,
     tidy,
 )
 
@@ -42,7 +43,7 @@ def stability_figure(stability: "Stability") -> Figure:
         axes.set_ylim(0, 1.02)
     legend_above(panels[0], 3)
     if structures:
-        legend_above(panels[1], 2)
+        legend_above(panels[1], 3)
     _draw_subspaces(panels[-1], stability.subspaces)
     return figure
 
@@ -65,8 +66,7 @@ def _draw_subspaces(axes: Any, subspaces: Any) -> None:
         number, subspaces["cosine_low"], subspaces["cosine_high"], color=BLUE, alpha=0.2, linewidth=0
     )
     axes.plot(number, subspaces["cosine_min"], "o-", color=BLUE, markersize=4, linewidth=1)
-    component_axis(axes, int(number.max()), n_ticks=10)
-    axes.set_xlabel("first k components, as a space")
+    subspace_axis(axes, number)
     axes.set_ylabel("smallest principal cosine")
     axes.set_ylim(0, 1.02)
     tidy(axes)

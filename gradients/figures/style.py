@@ -80,6 +80,15 @@ def component_axis(axes: Any, n_components: int, *, n_ticks: int = 15) -> None:
     axes.set_xlabel("component")
 
 
+def subspace_axis(axes: Any, number: NDArray[np.int64]) -> None:
+    """Sizes of the spaces along x, logarithmic: the first few matter most."""
+    axes.set_xscale("log")
+    axes.set_xticks(number if len(number) < 10 else [k for k in (1, 2, 3, 5, 10, 20, 30) if k in number])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_xlabel("first k components, as a space")
+
+
 def null_band(axes: Any, null: NDArray[np.float64]) -> None:
     """Grey from 0 to the 95th percentile of the null, of components 1, 2, ...: what chance gives."""
     edges = np.arange(len(null) + 1) + 0.5

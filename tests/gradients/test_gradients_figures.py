@@ -94,6 +94,10 @@ def test_networks_are_shown_with_median_and_quartiles(gradients: Any) -> None:
         [box.get_x(), box.get_x() + box.get_width()], np.quantile(gradients[[0, 5], 0], [0.25, 0.75])
     )
     assert networks_figure(gradients, None) is None
+    last = panels_of(networks_figure(gradients, NETWORKS, also=3))[-1]
+    assert last.get_xlabel() == "gradient 4"
+    assert_array_equal(last.collections[0].get_offsets()[:, 0], gradients[[1, 3, 6], 3])
+    assert len(panels_of(networks_figure(gradients, NETWORKS, also=1))) == 3
 
 
 def embedding(eigenvalues: list[float], next_eigenvalue: float) -> Embedding:
