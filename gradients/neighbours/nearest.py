@@ -126,9 +126,8 @@ class Tiles:
         self.columns[:, -1], self.scores[:, -1] = np.arange(self.n), 1.0
         entries = self.scores.ravel(), self.columns.ravel(), np.arange(self.n + 1) * (self.n_best + 1)
         graph = csr_array(entries, shape=(self.n, self.n))
-        graph.eliminate_zeros()
         graph.sort_indices()
-        both = graph.maximum(graph.T.tocsr())
+        both = graph.maximum(graph.T.tocsr())  # without the zeros
         return both.astype(np.float64, copy=False)
 
     def _affinity(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:

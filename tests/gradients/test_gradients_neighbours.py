@@ -138,10 +138,32 @@ class _TwoPhases(ArrayScans):
 
 def test_phases_are_averaged_first_and_scans_weighted(series: list[Array]) -> None:
     z = [(fisher_z(one[::2]) + fisher_z(one[1::2])) / 2 for one in series]
+    scans = _TwoPhases(series)
     for weights, shares in (("equal", [1, 1, 1]), ("frames", [50, 37, 61])):
         fc = np.average(z, axis=0, weights=shares)
-        found = sparse_affinity(_TwoPhases(series), n_neighbors=R, weights=weights, dtype=np.float64)  # type: ignore[arg-type]
-        assert_allclose(found.toarray(), compute_affinity(fc), atol=1e-14)
+        expected = compute_affinity(fc, kernel="gaussian")  # depends on the scale of z
+        found = sparse_affinity(scans, n_neighbors=R, kernel="gaussian", weights=weights, dtype=np.float64)  # type: ignore[arg-type]
+        assert_allclose(found.toarray(), expected, atol=1e-14)
+
+
+def test_a_vertex_without_signal_in_one_phase_is_missing_in_that_scan(
+    series: list[Array], caplog: pytest.LogCaptureFixture
+) -> None:
+    torn, whole = series[0].copy(), series[2]
+    torn[::2, 6] = 3.0
+    found = sparse_affinity(_TwoPhases([torn, whole]), n_neighbors=R, dtype=np.float64)
+    assert "scan 1: 1 vertices have signal in some phases only" in caplog.text
+    z = [(fisher_z(one[::2]) + fisher_z(one[1::2])) / 2 for one in (series[0], whole)]
+    fc = (z[0] + z[1]) / 2
+    fc[6], fc[:, 6] = z[1][6], z[1][:, 6]
+    assert_allclose(found.toarray(), compute_affinity(fc), atol=1e-14)
+
+
+def test_two_vertices_of_one_series_are_as_connected_as_in_the_dense_way(series: list[Array]) -> None:
+    arrays = [np.hstack([one, 5 - 2 * one[:, :3], one[:, 3:5]]) for one in series]
+    dense = compute_affinity(functional_connectivity(arrays), kernel="gaussian")
+    found = sparse_affinity(ArrayScans(arrays), n_neighbors=999, kernel="gaussian", dtype=np.float64)
+    assert_allclose(found.toarray(), dense, atol=1e-12)
 
 
 def test_vertices_without_signal_are_left_out(series: list[Array], caplog: pytest.LogCaptureFixture) -> None:
