@@ -36,7 +36,7 @@ NAMED = 8  # scans named in a message
 class _PieceSum:
     total: Array | None  # (R, R), None if no scan of the piece is complete
     n_scans: int
-    incomplete: list[str]  # labels
+    incomplete: list[int]  # numbers, within the piece, of those that `total` leaves out
     first: str  # label of the first scan
 
 
@@ -93,41 +93,41 @@ def _arithmetic_mean(
             hint="Leave regions that are often missing out, or use another kind." if len(scans) else "",
         )
     if incomplete:
+        named = ", ".join(scans.labels[number] for number in incomplete[:NAMED])
+        more = f" and {len(incomplete) - NAMED} more" if len(incomplete) > NAMED else ""
         log.warning(
             "%d of %d scans miss a region and are left out of tangent connectivity: %s%s.",
-            *(len(incomplete), len(scans), ", ".join(incomplete[:NAMED])),
-            f" and {len(incomplete) - NAMED} more" if len(incomplete) > NAMED else "",
+            *(len(incomplete), len(scans), named, more),
         )
-    gone = set(incomplete)
-    return mean, scans.subset([n for n, label in enumerate(scans.labels) if label not in gone])
+    return mean, scans.subset(sorted(set(range(len(scans))) - set(incomplete)))
 
 
 def _sum_of_piece(scans: Scans, *, space: TangentSpace | None) -> _PieceSum:
     """Sum of the complete scans' maps in `space`, or else of their covariances."""
-    total, n_scans, incomplete = None, 0, []
+    total, incomplete = None, []
     for number, label in enumerate(scans.labels):
         covariances = complete_covariances(scans.phases(number), where=label)
         if covariances is None:
-            incomplete.append(label)
+            incomplete.append(number)
             continue
         maps = covariances if space is None else [space.log(c, where=label) for c in covariances]
         part = np.mean(maps, axis=0)
         if total is not None:
             check_same_regions(len(part), len(total), label)
         total = part if total is None else total + part
-        n_scans += 1
-    return _PieceSum(total, n_scans, incomplete, scans.labels[0])
+    return _PieceSum(total, len(scans), incomplete, scans.labels[0])
 
 
-def _mean_of(parts: Iterable[_PieceSum], progress: Progress | None) -> tuple[Array | None, list[str]]:
+def _mean_of(parts: Iterable[_PieceSum], progress: Progress | None) -> tuple[Array | None, list[int]]:
+    """The mean over the complete scans, None if there is none; numbers of the others."""
     total, n_scans, incomplete = None, 0, []
     for part in parts:
         if part.total is not None:
             if total is not None:
                 check_same_regions(len(part.total), len(total), part.first)
             total = part.total if total is None else total + part.total
+        incomplete += [n_scans + number for number in part.incomplete]
         n_scans += part.n_scans
-        incomplete += part.incomplete
         if progress is not None:
-            progress(part.n_scans + len(part.incomplete))
-    return (None if total is None else total / n_scans), incomplete
+            progress(part.n_scans)
+    return (None if total is None else total / (n_scans - len(incomplete))), incomplete

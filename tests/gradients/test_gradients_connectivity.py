@@ -169,6 +169,13 @@ def test_progress_of_shards_sees_every_scan(tmp_path: Path) -> None:
     assert seen == [*range(20), -1]
 
 
+def test_law_threads_that_read_shards_change_no_byte(tmp_path: Path) -> None:
+    phases = [[series(n + k, 31) / 100 for k in range(n % 3 + 1)] for n in range(70)]
+    shard(tmp_path, [(str(n), own, [n % 4] if n % 9 == 2 else []) for n, own in enumerate(phases)])
+    found = {functional_connectivity(ShardReader(tmp_path), n_jobs=n_jobs).tobytes() for n_jobs in (1, 2, 5)}
+    assert len(found) == 1
+
+
 def test_a_choice_of_scans_keeps_its_places(tmp_path: Path) -> None:
     reader = shard(tmp_path, [(f"sub-{n}", [series(n, 31) / 100] * (n % 3 + 1), []) for n in range(7)])
     chosen = ShardScans(reader).subset([6, 1, 4]).subset([2, 0])

@@ -80,6 +80,15 @@ def test_strong_correlations_stay_exact(r: float, tolerance: float) -> None:
     assert_allclose(fc, np.mean([fisher_z(scan) for scan in scans], axis=0), atol=tolerance)
 
 
+def test_products_do_not_run_out_of_range() -> None:
+    """Sixty factors of 1e-7 would be 0."""
+    twins = np.repeat(unit_series(series(0, 30, 2))[0][:, :1], 2, axis=1)
+    total = FisherSum(2)
+    for _ in range(60):
+        total.add(np.vstack([twins, np.ones(2)]), 1.0)
+    assert_allclose(total.take()[0, 1], 60 * np.arctanh(1 - 1e-7), rtol=1e-8)
+
+
 def test_float32_series_are_summed_in_float64() -> None:
     scans = [series(n, 40).astype(np.float32) for n in range(5)]
     expected = np.mean([written_out(scan.astype(np.float64)) for scan in scans], axis=0)
