@@ -65,7 +65,7 @@ def hcp_reference(regions: Regions, options: GradientOptions) -> Reference:
             f"--align-to hcp: of the HCP connectivity: {error.message}", hint=error.hint
         ) from error
     n_turned = min(N_COMPONENTS, own.shape[1])
-    turned = align_gradients(own, published_maps(n_parcels)[:, :n_turned], n_components=n_turned)
+    turned = align_gradients(own, published_maps(n_parcels), n_components=n_turned)
 
     parcels = positions >= 0
     values = np.full((len(positions), turned.shape[1]), np.nan)

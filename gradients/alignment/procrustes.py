@@ -97,7 +97,7 @@ def turn_towards(
     moving, fixed = moving[:, :n_turned], fixed[:, :n_turned]
     turn = np.eye(gradients.shape[1])
     if method == "procrustes":
-        turn[:n_turned, :n_turned] = complete_turn(semi_orthogonal(moving, fixed))
+        turn[:n_turned, :n_turned] = complete_turn(semi_orthogonal(moving.T @ fixed))
     else:
         shared = fixed.shape[1]
         agreement = ((moving - moving.mean(axis=0))[:, :shared] * fixed).sum(axis=0)  # sign of correlation
@@ -105,9 +105,9 @@ def turn_towards(
     return turn
 
 
-def semi_orthogonal(moving: NDArray[np.float64], fixed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, k) Q with orthonormal columns that maximises tr(Q' moving' fixed), of (R, n) and (R, k <= n)."""
-    left, _, right = np.linalg.svd(moving.T @ fixed, full_matrices=False)
+def semi_orthogonal(cross: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, k) Q with orthonormal columns that maximises tr(Q' cross); `cross` (n, k <= n) is G' F."""
+    left, _, right = np.linalg.svd(cross, full_matrices=False)
     turn: NDArray[np.float64] = left @ right
     return turn
 

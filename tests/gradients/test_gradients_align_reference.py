@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
 
-from bjepa.gradients.alignment import Reference, align, load_reference
+from bjepa.gradients.alignment import Reference, align, correlations, load_reference
 from bjepa.gradients.alignment.parcels import other_network_orders, schaefer_positions
 from bjepa.gradients.regions import Regions, named_regions, unnamed_regions
 from bjepa.preproc.atlas.published import schaefer_table
@@ -42,6 +42,11 @@ def write_h5(
 def ours(*, sha256: str | None = None) -> Regions:
     regions = named_regions(NAMES)
     return Regions(table=regions.table, atlas="areas", atlas_sha256=sha256)
+
+
+def permutations_of(n_rois: int, *, n: int, seed: int = 0) -> list[NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(n_rois) for _ in range(n)]
 
 
 def test_names_in_another_order_are_put_into_ours(
@@ -129,9 +134,9 @@ def test_the_null_is_what_permuted_rows_reach() -> None:
     rng = np.random.default_rng(3)
     moving, fixed = rng.normal(size=(60, 9)), rng.normal(size=(60, 4))
     found = align(moving, Reference(name="unrelated", values=fixed), n_permutations=300, seed=7)
-    rng, r = np.random.default_rng(7), np.empty((300, 4))
-    for row in r:
-        other = fixed[rng.permutation(60)]
+    r = np.empty((300, 4))
+    for row, order in zip(r, permutations_of(60, n=300, seed=7), strict=True):
+        other = fixed[order]
         turned = moving[:, :4] @ orthogonal_procrustes(moving[:, :4], other)[0]
         row[:] = [abs(np.corrcoef(turned[:, k], other[:, k])[0, 1]) for k in range(4)]
     assert_allclose(found.r_null, np.percentile(r, 95, axis=0), atol=1e-12)
@@ -157,6 +162,11 @@ def test_few_components_and_signs_only() -> None:
     signs = align(-moving, Reference(name="self", values=moving), method="sign")
     assert_array_equal(signs.gradients, moving)
     assert_allclose(signs.r, signs.r_before)
+    fixed = rng.normal(size=(50, 5))
+    found = align(moving, Reference(name="five", values=fixed), n_components=3, method="sign")
+    assert found.r.shape == found.r_null.shape == (3,) and found.reference_values.shape == (50, 3)
+    r = [correlations(moving[:, :3], fixed[order, :3]).diagonal() for order in permutations_of(50, n=200)]
+    assert_allclose(found.r_null, np.percentile(np.abs(r), 95, axis=0), atol=1e-12)
     with pytest.raises(InputError, match="2 regions in common"):
         align(np.where(np.arange(50)[:, None] < 2, moving, np.nan), two)
 
