@@ -55,8 +55,9 @@ def unit_series(
     if not varies.all():
         doubtful = np.flatnonzero(~varies)
         missing[doubtful] = _without_signal(series[:, doubtful], doubtful, where)
+        missing |= squares == 0  # varies by less than float64 can square
         unit[:, missing] = 0.0
-        squares[missing | (squares == 0)] = 1.0
+        squares[missing] = 1.0
     unit *= 1 / np.sqrt(squares)
     return unit, missing
 

@@ -94,6 +94,16 @@ def test_missing_and_constant_regions_leave_out_their_edges_only() -> None:
     assert_allclose(fc[0, 1], (z[0] + z[1] + z[2])[0, 1] / 3, atol=1e-10)
 
 
+def test_a_constant_with_rounding_is_missing_and_a_small_signal_on_a_high_level_is_not() -> None:
+    scan = series(0, 30)
+    scan[:, 1] = 0.1 * 3e7  # its mean over 30 frames is not exactly it
+    scan[:, 3] = 1e6 + 1e-4 * scan[:, 2]
+    scan[:, 5] *= 1e-200  # squares to 0
+    z = fisher_z(scan)
+    assert np.isnan(z[[1, 5]]).all()
+    assert_allclose(z[3, [0, 4]], expected_z(series(0, 30))[2, [0, 4]], atol=1e-4)
+
+
 def test_identical_series_stay_finite() -> None:
     scan = series(0, 30)
     scan[:, 3] = 2 * scan[:, 1]
@@ -212,11 +222,13 @@ def test_names_what_was_never_seen(tmp_path: Path) -> None:
     reader = shard(tmp_path, [("1", [scans[0]], [0])])
     with pytest.raises(InputError, match=r"in the scan for region 1 \(name0\), 5 \(name4\)"):
         functional_connectivity(reader)
+    with pytest.raises(InputError, match=r"in the scan for region 1 \(a\), 5 \(e\)"):
+        functional_connectivity(reader, names=list("abcdef"))
 
 
 def test_refuses() -> None:
     spoilt = series(0, 30)
-    spoilt[7, 2] = np.inf
+    spoilt[:, 0], spoilt[7, 2] = np.nan, np.inf
     with pytest.raises(InputError, match="scan 2 has a non-finite value in region 3, frame 8"):
         functional_connectivity([series(1, 30), spoilt])
     with pytest.raises(InputError, match="scan 2 has 5 regions, the scans before it 6"):

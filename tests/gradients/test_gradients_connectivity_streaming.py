@@ -121,6 +121,16 @@ def test_phases_share_the_weight_of_their_scan() -> None:
         assert_allclose(mean_connectivity(scans, Measure(kind)), np.mean(own, axis=0), atol=1e-12)
 
 
+def test_a_scan_of_several_phases_counts_once_in_the_geometric_mean() -> None:
+    twice: Any = [[series(0, 30)] * 2, [series(2, 90)], [series(4, 21), series(5, 20)]]
+    once: Any = [[series(0, 30)], [series(2, 90)], [series(4, 21), series(5, 20)] * 3]
+    references = [fit_measure("tangent", PhaseScans(phased)).reference for phased in (twice, once)]
+    assert_allclose(np.asarray(references[0]), np.asarray(references[1]), atol=1e-12)
+    apart: Any = [[series(0, 30)], [series(2, 90)], [series(4, 21)], [series(5, 20)]]
+    other = fit_measure("tangent", PhaseScans(apart)).reference
+    assert np.abs(np.asarray(references[0]) - np.asarray(other)).max() > 1e-3
+
+
 def test_groups_are_the_means_of_their_scans() -> None:
     scans = cohort()
     groups = [(-1, 1, 0, 1, 1, 2)[n % 6] for n in range(37)]
@@ -233,6 +243,11 @@ def test_the_hook_counts_every_scan_once_a_pass() -> None:
     counted.clear()
     fit_measure("tangent", cohort(), progress=counted.append)
     assert sum(counted) % 37 == 0 and sum(counted) > 2 * 37
+    counted.clear()
+    gone = cohort()
+    gone.arrays[17][:, 2] = np.nan  # read once, to find that out
+    fit_measure("tangent", gone, progress=counted.append)
+    assert sum(counted) % 36 == 1
 
 
 def test_memory_is_used_again_and_results_stay() -> None:
