@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.gradients.alignment.parcels import other_network_orders, regions_are_named
-from bjepa.gradients.atlas_io import load_gradients
+from bjepa.gradients.atlas_reading import GradientTable, load_fc_mean, load_gradients
 from bjepa.gradients.regions import Regions
 from bjepa.preproc.atlas.region_names import region_numbers
 from bjepa.preproc.errors import InputError
@@ -53,7 +53,7 @@ def load_reference(path: str | Path, regions: Regions) -> Reference:
         As `load_gradients`; another atlas, another number of regions, other names.
     """
     path = Path(path)
-    table = load_gradients(path)
+    table = load_gradients(path, allow_missing=True)
     ours, theirs = regions.atlas_sha256, table.atlas_sha256
     if ours and theirs and ours != theirs:
         raise InputError(
@@ -66,9 +66,7 @@ def load_reference(path: str | Path, regions: Regions) -> Reference:
             f"{path} has {len(table.values)} regions, INPUT has {len(regions.table)}.",
             hint="Give gradients of the same atlas.",
         )
-    full = _full_file(path, table.values)
-    fc = _read_fc(full) if full is not None else None
-    names = _names(path, full)
+    fc, names = _connectivity(path, table), table.names
     order = _order_by_names(path, names, regions, same_atlas=bool(ours and ours == theirs))
     values = table.values
     if order is not None:
@@ -84,34 +82,17 @@ def load_reference(path: str | Path, regions: Regions) -> Reference:
     )
 
 
-def _full_file(path: Path, values: NDArray[np.float64]) -> Path | None:
-    """The .h5 file that holds everything about these gradients: this one, or the one beside it."""
-    if path.suffix == ".h5":
-        return path
-    beside = path.with_name("gradients.h5")
-    same = beside.is_file() and np.array_equal(load_gradients(beside).values, values, equal_nan=True)
-    return beside if same else None
-
-
-def _read_fc(path: Path) -> NDArray[np.float64] | None:
-    with h5py.File(path, "r") as file:
-        if "fc_mean" not in file:
-            return None
-        fc: NDArray[np.float64] = np.asarray(file["fc_mean"][()], dtype=np.float64)
-    return fc
-
-
-def _names(path: Path, full: Path | None) -> list[str] | None:
-    """Names of the rows, None where the file has none."""
-    if full is not None:
-        with h5py.File(full, "r") as file:
-            return [str(name) for name in file["rois/name"].asstr()[()]] if "rois/name" in file else None
-    if path.suffix == ".tsv":
-        import pandas as pd
-
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        return table["name"].tolist() if "name" in table.columns else None
-    return None
+def _connectivity(path: Path, table: GradientTable) -> NDArray[np.float64] | None:
+    """(R, R) of the .h5 file, or of the one beside a text file of the same numbers; None: there is none."""
+    full = path if path.suffix == ".h5" else path.with_name("gradients.h5")
+    if not full.is_file():
+        return None
+    same = load_gradients(full, allow_missing=True).values
+    if not np.array_equal(same, table.values, equal_nan=True):
+        return None
+    with h5py.File(full, "r") as file:
+        has_fc = "fc_mean" in file  # of vertices it is never formed
+    return load_fc_mean(full) if has_fc else None
 
 
 def _order_by_names(

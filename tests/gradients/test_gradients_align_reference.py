@@ -84,6 +84,20 @@ def test_a_csv_is_what_the_h5_beside_it_says(tmp_path: Path, values: Array) -> N
     assert_array_equal(found.values, 2 * values)
 
 
+def test_regions_without_gradients_are_rows_that_do_not_decide(tmp_path: Path, values: Array) -> None:
+    values[[2, 6]] = np.nan  # as --keep-largest leaves them
+    write_h5(tmp_path / "gradients.h5", values, NAMES, fc=np.eye(11))
+    np.savetxt(tmp_path / "gradients.csv", values, delimiter=",", fmt="%.17g")
+    for name in ("gradients.h5", "gradients.csv"):
+        found = load_reference(tmp_path / name, ours())
+        assert_array_equal(np.flatnonzero(~found.rows), [2, 6])
+        assert found.fc is not None
+    ours_too = np.where(np.isfinite(values), values, 1.0) @ ortho_group(3, seed=1).rvs()
+    aligned = align(ours_too, found)
+    assert_allclose(aligned.gradients[found.rows], values[found.rows], atol=1e-12)
+    assert np.isfinite(aligned.gradients).all()
+
+
 def test_unnamed_rows_and_renamed_regions_of_the_same_atlas_are_taken_in_order(
     tmp_path: Path, values: Array
 ) -> None:
