@@ -30,9 +30,9 @@ def _gradients(args: argparse.Namespace) -> int:
                 sparsity=args.sparsity,
                 kernel=args.kernel,
                 approach=args.approach,
-                alpha=0.5 if args.alpha is None else args.alpha,
-                diffusion_time=args.diffusion_time or 0,
-                scale_by_eigenvalues=args.scale_by_eigenvalues is not False,
+                alpha=args.alpha,
+                diffusion_time=args.diffusion_time,
+                scale_by_eigenvalues=args.scale_by_eigenvalues,
                 keep_largest=args.keep_largest,
             ),
             asked=Asked(

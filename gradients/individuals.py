@@ -11,7 +11,7 @@ What the numbers are: participant_gradients.py. R regions, C components, n parti
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +79,8 @@ def individual_gradients(
     found = embed_participants(
         scans, measure, template, options, weights=weights, n_jobs=n_jobs, progress=progress
     )
-    own = {"connectivity": measure.kind, "weights": weights, "alignment": "procrustes"}
-    return write_individuals(
-        folder, found, regions, template.shape, parameters={**(parameters or {}), **asdict(options), **own}
-    )
+    own = options.parameters() | {"connectivity": measure.kind, "weights": weights, "alignment": "procrustes"}
+    return write_individuals(folder, found, regions, template.shape, parameters={**(parameters or {}), **own})
 
 
 def write_individuals(

@@ -12,7 +12,7 @@ Everything is computed before the first file is written, so refused input leaves
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,12 +35,11 @@ from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_json, write_tsv
 
 if TYPE_CHECKING:
-    from bjepa.gradients.quality.maps import Maps, Null
-
     from bjepa.gradients.alignment import Alignment, Reference
     from bjepa.gradients.groups import Groups
     from bjepa.gradients.individuals import Individuals
     from bjepa.gradients.quality.compare import Comparison
+    from bjepa.gradients.quality.maps import Maps, Null
     from bjepa.gradients.quality.stability import Stability
 
 log = logging.getLogger(__name__)
@@ -130,6 +129,7 @@ def make_gradients(
     if output.exists() and not output.is_dir():
         raise InputError(f"OUTPUT {output} is a file; a folder is needed.")
     given = open_input(source, participants=participants, atlas_dir=atlas_dir)
+    _check_possible(given, options, asked, connectivity, weights, n_neighbors)
     named = _open_named(given, source, options, asked, participants)
 
     if n_neighbors is None:
@@ -157,6 +157,40 @@ def make_gradients(
     return run
 
 
+def _check_possible(
+    given: Input,
+    options: GradientOptions,
+    asked: Asked,
+    connectivity: Kind,
+    weights: Weights,
+    n_neighbors: int | None,
+) -> None:
+    """Refuse what INPUT cannot give, or what is not possible together, before anything long is begun."""
+    of_scans = {
+        "--split-half": asked.split_half,
+        "--per-participant": asked.per_participant,
+        "--group-by": asked.group_by is not None,
+        f"--connectivity {connectivity}": connectivity != "pearson",
+    }
+    for option, wanted in {**of_scans, f"--weights {weights}": weights != "equal"}.items():
+        if wanted:
+            given.need_scans(option)
+    of_a_matrix = {
+        **of_scans,
+        "--cross-check": asked.cross_check,
+        "--alignment joint": asked.alignment == "joint",
+    }
+    if n_neighbors is not None and (dense := [option for option, wanted in of_a_matrix.items() if wanted]):
+        raise InputError(
+            f"{', '.join(dense)}: not together with --n-neighbors, which never forms the whole matrix.",
+            hint="Leave --n-neighbors out, if the regions are few enough, or the others.",
+        )
+    if asked.cross_check:
+        from bjepa.gradients.quality.crosscheck import check_possible
+
+        check_possible(len(given.regions.names), options.n_components)
+
+
 def _open_named(
     given: Input, source: Path, options: GradientOptions, asked: Asked, participants: Path | None
 ) -> _Named:
@@ -180,14 +214,6 @@ def _open_named(
         scans = given.need_scans("--group-by")
         labels, found = group_labels(scans, asked.group_by, participants=participants, source=source)
         log.info("--group-by %s: from %s", asked.group_by, found)
-    if asked.split_half:
-        given.need_scans("--split-half")
-    if asked.per_participant:
-        given.need_scans("--per-participant")
-    if asked.cross_check:
-        from bjepa.gradients.quality.crosscheck import check_possible
-
-        check_possible(len(given.regions.names), options.n_components)
     return _Named(reference=reference, maps=maps, labels=labels)
 
 
@@ -197,14 +223,13 @@ def _cross_check(
     from bjepa.gradients.quality.crosscheck import cross_check
 
     log.info("cross-check with BrainSpace")
-    assert group.fc is not None
     return cross_check(
         group.fc,
         affinity,
         result,
         kernel=options.kernel,
         sparsity=options.sparsity,
-        alpha=options.alpha if options.alpha is not None else 0.5,
+        alpha=options.alpha,
     )
 
 
@@ -301,7 +326,7 @@ def _write(
 
     regions, scans = run.group.regions, run.group.scans
     parameters = {
-        **asdict(run.options),
+        **run.options.parameters(),
         "connectivity": connectivity if scans is not None else None,
         "weights": run.weights if scans is not None else None,
         "n_neighbors": run.n_neighbors,

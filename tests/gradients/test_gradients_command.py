@@ -90,8 +90,9 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     tables = [f"gradients.{suffix}" for suffix in ("csv", "h5", "nii.gz", "tsv")]
     files = ["cross_check.json", "eigenvalues.tsv", "figures", *tables, "report.html"]
     assert sorted(p.name for p in out.iterdir()) == files
-    pictures = "brain.png connectivity.png cross_check.png eigenvalues.png plane.png"
-    assert sorted(p.name for p in (out / "figures").iterdir()) == pictures.split()
+    names = "brain connectivity cross_check eigenvalues networks plane".split()
+    pictures = [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
+    assert sorted(p.name for p in (out / "figures").iterdir()) == pictures
 
     fc = functional_connectivity(ShardReader(source))
     expected = diffusion_map(compute_affinity(fc, sparsity=0.5), n_components=4)
@@ -276,7 +277,7 @@ def test_refused_input_exits_2_and_writes_nothing(tmp_path: Path, capsys: pytest
         (["--n-components", "2", "--sparsity", "90"], "It is a share"),
         (["--n-components", "2", "--alignment", "procrustes"], "needs --align-to"),
         (["--alignment", "none", "--align-to", str(small)], "contradicts"),
-        (["--n-components", "2", "--align-to", str(small)], "24 regions, the reference 5"),
+        (["--n-components", "2", "--align-to", str(small)], "has 5 regions, INPUT has 24"),
         (["--n-components", "2", "--align-to", str(theirs)], "another atlas"),
         (["--participants", str(tmp_path / "none.tsv")], "not a readable list"),
         (["--n-components", "2", "--kernel", "cosine", "--sparsity", "0.96"], "leaves nothing"),
@@ -305,7 +306,8 @@ def test_refused_input_exits_2_and_writes_nothing(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    "option", ["--surface", "--split-half", "--scale-by-eigenvalues=maybe", "--kernel=angle"]
+    "option",
+    ["--n-splits=1", "--null=spin2", "--scale-by-eigenvalues=maybe", "--kernel=angle", "--n-neighbors=1"],
 )
 def test_usage_errors(tmp_path: Path, option: str) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -321,3 +323,114 @@ def test_help_is_quick_and_has_examples(
         main(["--help"])
     assert stopped.value.code == 0
     assert "bjepa-gradients derivatives/bjepa" in capsys.readouterr().out
+
+
+def larger_study(folder: Path, *, n_participants: int = 9) -> Path:
+    """Participants with two sessions each, of alternating diagnosis."""
+    rng = np.random.default_rng(3)
+    angle = 2 * np.pi * np.arange(N_ROIS) / N_ROIS
+    mixing = np.stack([np.cos(k * angle + k) / k for k in range(1, 7)])  # (6, 24)
+    (folder / "series").mkdir(parents=True)
+    rows = ["participant_id\tdiagnosis"]
+    for person in range(n_participants):
+        rows.append(f"sub-{person:02d}\t{('control', 'patient')[person % 2]}")
+        for session in (1, 2):
+            series = rng.normal(size=(80, 6)) @ mixing + 0.4 * rng.normal(size=(80, N_ROIS))
+            np.save(folder / f"series/sub-{person:02d}_ses-{session}_timeseries.npy", series)
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_every_question_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = larger_study(tmp_path / "study"), tmp_path / "out"
+    common = ["--n-components", "3", "--sparsity", "0.5"]
+    assert main([str(source / "series"), str(tmp_path / "before"), *common]) == 0
+    asked = ["--align-to", str(tmp_path / "before/gradients.csv"), "--split-half", "--n-splits", "5"]
+    asked += ["--group-by", "diagnosis", "--participants", str(source / "participants.tsv")]
+    asked += ["--per-participant", "--compare", str(tmp_path / "before/gradients.h5"), "--weights", "frames"]
+    assert main([str(source / "series"), str(out), *common, *asked, "--connectivity", "ledoit-wolf"]) == 0
+    told = capsys.readouterr().out
+    assert "Aligned to gradients.csv" in told and "Between halves of the participants: r = 1.00 [" in told
+
+    made = {path.name for path in out.iterdir()}
+    assert made >= set("stability.tsv stability_regions.tsv comparison.tsv groups.tsv individuals.h5".split())
+    assert {path.name for path in (out / "groups").iterdir()} == {"diagnosis-control", "diagnosis-patient"}
+    stability = pd.read_csv(out / "stability.tsv", sep="\t")
+    assert (stability["r_low"] > stability["r_null"]).all() and (stability["n_splits"] == 5).all()
+    groups = pd.read_csv(out / "groups.tsv", sep="\t").set_index("group")
+    assert groups.loc["control", "n_scans"] == 10 and groups.loc["patient", "n_participants"] == 4
+    assert len(pd.read_csv(out / "individuals.tsv", sep="\t")) == 9
+    page = text(out / "report.html")
+    for said in ("Stability", "diagnosis", "Single participants", "Ledoit", "number of frames"):
+        assert said in page
+    with h5py.File(out / "gradients.h5") as file:
+        stored = dict(file.attrs)
+    assert stored["connectivity"] == "ledoit-wolf" and stored["align_to"] == "gradients.csv"
+
+    # a plain run afterwards leaves none of it
+    assert main([str(source / "series"), str(out), *common]) == 0
+    left = {path.name for path in out.iterdir()}
+    assert left == {path.name for path in (tmp_path / "before").iterdir()}
+
+
+def test_options_that_would_do_nothing_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = study(tmp_path / "study"), tmp_path / "out"
+    np.save(tmp_path / "fc.npy", functional_connectivity(ShardReader(source)))
+    matrix, shards = str(tmp_path / "fc.npy"), str(source)
+    near = ["--n-neighbors", "5"]
+    refused = [
+        (shards, ["--n-splits", "20"], "does nothing without --split-half"),
+        (shards, ["--null", "spin"], "does nothing without --maps"),
+        (shards, ["--n-permutations", "99"], "does nothing without --maps"),
+        (shards, ["--approach", "pca", "--alpha", "0.5"], "no such option"),
+        (shards, ["--approach", "le", "--diffusion-time", "0"], "no such option"),
+        (shards, ["--alignment", "joint"], "needs --align-to"),
+        (shards, ["--align-to", "hcp"], "Schaefer"),
+        (shards, ["--group-by", "diagnosis"], "diagnosis"),
+        (shards, ["--n-jobs", "0"], "--n-jobs"),
+        (matrix, ["--split-half"], "needs scans"),
+        (matrix, ["--per-participant"], "needs scans"),
+        (matrix, ["--group-by", "session"], "needs scans"),
+        (matrix, ["--connectivity", "partial"], "needs scans"),
+        (matrix, ["--weights", "frames"], "needs scans"),
+        (shards, [*near, "--cross-check"], "--n-neighbors"),
+        (shards, [*near, "--split-half"], "--n-neighbors"),
+        (shards, [*near, "--per-participant"], "--n-neighbors"),
+        (shards, [*near, "--group-by", "session"], "--n-neighbors"),
+        (shards, [*near, "--connectivity", "tangent"], "--n-neighbors"),
+    ]
+    for given, options, says in refused:
+        assert main([given, str(out), "--n-components", "2", "--sparsity", "0.5", *options]) == 2, options
+        message = capsys.readouterr().err
+        assert says in message and "Traceback" not in message, (options, message)
+        assert not out.exists()
+
+
+def test_the_command_offers_what_the_package_has() -> None:
+    from bjepa.cli import _gradients_options as offered
+    from bjepa.gradients.connectivity.measure import KINDS, WEIGHTS
+    from bjepa.gradients.embedding import APPROACHES
+    from bjepa.gradients.quality.maps import NULLS
+
+    assert (offered.CONNECTIVITY, offered.WEIGHTS) == (KINDS, WEIGHTS)
+    assert (offered.APPROACHES, offered.NULLS) == (APPROACHES, NULLS)
+
+
+def test_vertices_keep_their_nearest_neighbours_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    angle = 2 * np.pi * np.arange(300) / 300
+    mixing = np.stack([np.cos(k * angle + k) / k for k in range(1, 7)])  # (6, 300)
+    np.save(tmp_path / "series.npy", rng.normal(size=(90, 6)) @ mixing + 0.3 * rng.normal(size=(90, 300)))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "series.npy"), str(out), "--n-components", "4", "--n-neighbors", "30"]) == 0
+    with h5py.File(out / "gradients.h5") as file:
+        assert "fc_mean" not in file
+        assert file.attrs["n_neighbors"] == 30
+        assert 300 * 31 <= len(file["affinity/data"]) < 2 * 300 * 31
+        assert file["residuals"][()].max() < 1e-10
+    plane = load_gradients(out / "gradients.csv").values[:, :2]
+    found = np.linalg.lstsq(np.column_stack([plane, np.ones(300)]), mixing[0], rcond=None)[1]
+    assert 1 - found / ((mixing[0] - mixing[0].mean()) ** 2).sum() > 0.9  # the ring's first wave
+    assert not (out / "figures/connectivity.png").exists() and "nearest" in text(out / "report.html")
