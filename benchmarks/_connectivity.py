@@ -24,24 +24,26 @@ from bjepa.gradients.scans import ShardScans
 from bjepa.preproc.shards import ShardReader, ShardScan, write_shard
 
 N_ROIS, FRAMES = 450, (160, 490)
-SCANS_OF_EACH = 50  # of each length; memory is measured with these and with ten times as many
+SCANS_OF_EACH = 50  # of each length, on disk; larger cohorts have each of them several times
+COPIES = 4  # of them in the cohort that is timed
 
 
 def measure_connectivity(*, repeats: int = 7) -> list[str]:
     """Lines `name: value unit`: share of syrk's speed, scans per second, error, memory."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scans = [ShardScans(ShardReader(_write_shard(folder, n_frames))) for n_frames in FRAMES]
-        times = [_time(of_length, repeats) for of_length in scans]
-        error = max(_error(of_length.subset(range(0, SCANS_OF_EACH, 5))) for of_length in scans)
-        memory = [_peak_mb(folder, copies) for copies in (1, 10)]
+        cohorts = [ShardScans(ShardReader(_copies([_write_shard(folder, n)], COPIES))) for n in FRAMES]
+        times = [_time(scans, repeats) for scans in cohorts]
+        error = max(_error(scans.subset(range(0, SCANS_OF_EACH, 5))) for scans in cohorts)
+        shards = sorted(folder.glob("shard-*.h5"))
+        memory = [_peak_mb(_copies(shards, copies)) for copies in (1, 10)]
     total = {step: sum(seconds[step] for seconds in times) for step in times[0]}
     lines = [f"fc_streaming_vs_syrk: {total['syrk'] / total['stream']:.2f}"]
     lines += [
         f"fc_streaming_vs_syrk_{n_frames}_frames: {seconds['syrk'] / seconds['stream']:.2f}"
         for n_frames, seconds in zip(FRAMES, times, strict=True)
     ]
-    n_scans = SCANS_OF_EACH * len(FRAMES)
+    n_scans = SCANS_OF_EACH * COPIES * len(FRAMES)
     lines += [
         f"fc_scans_per_s_1_core: {n_scans / total['wall_1']:.0f} scans/s",
         f"fc_scans_per_s_all_cores: {n_scans / total['wall_all']:.0f} scans/s",
@@ -92,11 +94,11 @@ def _time(scans: ShardScans, repeats: int) -> dict[str, float]:
     from scipy.linalg.blas import dsyrk
     from threadpoolctl import threadpool_limits
 
-    units = [unit_series(scans.phases(number)[0])[0] for number in range(len(scans))]
+    units = [unit_series(scans.phases(number)[0])[0] for number in range(SCANS_OF_EACH)]
     triangle = np.zeros((N_ROIS, N_ROIS), order="F")
 
     def syrk() -> None:
-        for unit in units:
+        for unit in COPIES * units:
             dsyrk(1.0, unit.T, c=triangle, overwrite_c=1)
 
     best: dict[str, float] = {}
@@ -124,17 +126,20 @@ def _error(scans: ShardScans) -> float:
     return float(np.abs(mean_connectivity(scans, Measure()) - plain).max())
 
 
-def _peak_mb(folder: Path, copies: int) -> int:
-    """Peak memory of a process of its own that streams so many copies of the shards, on one core."""
-    shards = folder / f"copies-{copies}"
-    shards.mkdir()
+def _copies(shards: list[Path], copies: int) -> Path:
+    """A folder that holds each of the shards so many times, as links."""
+    folder = shards[0].parent / f"{copies}-of-{'-'.join(shard.stem for shard in shards)}"
+    folder.mkdir()
     for number in range(copies):
-        for shard in folder.glob("shard-*.h5"):
-            (shards / f"{shard.stem}-{number}.h5").symlink_to(shard)
-    done = subprocess.run(
-        [sys.executable, __file__, str(shards)], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return int(done.stdout)
+        for shard in shards:
+            (folder / f"{shard.stem}-{number}.h5").symlink_to(shard)
+    return folder
+
+
+def _peak_mb(folder: Path) -> int:
+    """Peak memory of a process of its own that streams the shards of a folder, on one core."""
+    command = [sys.executable, __file__, str(folder)]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 if __name__ == "__main__":  # one measurement of memory

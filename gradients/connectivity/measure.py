@@ -199,23 +199,19 @@ def _sums(
 
 def _add_up(parts: Iterable[MapSum], progress: Progress | None) -> MapSum | None:
     """The sum of sums, in order; None of none."""
-    total, weight, n_scans, first = np.zeros((0, 0)), np.zeros((0, 0)), 0, ""
+    total = None
     for part in parts:
-        if n_scans == 0:
-            total, weight, first = np.zeros(part.total.shape), np.zeros(part.total.shape), part.first
-        check_same_regions(len(part.total), len(total), part.first)
-        total += part.total
-        weight += part.weight
-        n_scans += part.n_scans
+        total = part if total is None else total.add(part)
         if progress is not None:
             progress(part.n_scans)
-    return MapSum(total, weight, n_scans, first) if n_scans else None
+    return total
 
 
 def _mean(total: MapSum | None, measure: Measure, names: Sequence[str] | None, whose: str = "") -> Array:
     if total is None:
         raise InputError(f"no scan{whose} to compute connectivity from.")
-    if not total.weight.all():
+    weight = total.weight  # (R, R)
+    if not weight.all():
         if measure.kind == "tangent":
             raise InputError(
                 f"each of {total.n_scans} scans{whose} misses a region, and connectivity of the kind tangent "
@@ -223,11 +219,10 @@ def _mean(total: MapSum | None, measure: Measure, names: Sequence[str] | None, w
                 hint="Leave regions that are often missing out, or use another kind.",
             )
         raise InputError(
-            _never_seen(total.weight, total.n_scans, names, whose),
+            _never_seen(weight, total.n_scans, names, whose),
             hint="Leave these regions out of the atlas.",
         )
-    mean: Array = total.total / total.weight
-    return mean
+    return np.divide(total.total, weight, out=total.total)
 
 
 def _never_seen(weight: Array, n_scans: int, names: Sequence[str] | None, whose: str) -> str:

@@ -32,9 +32,32 @@ class MapSum:
     """Sum over scans: mean = total / weight where weight > 0."""
 
     total: Array  # (R, R) sum of weight * map, 0 where no scan has the edge
-    weight: Array  # (R, R) sum of the weights of the scans that have the edge; read-only
+    of_all: float  # sum of the weights of the scans that have every edge
+    of_some: (
+        Array | None
+    )  # (R, R) sum of the weights of the other scans where they have the edge; None of none
     n_scans: int
     first: str  # label of the first scan
+
+    @property
+    def weight(self) -> Array:
+        """(R, R) sum of the weights of the scans that have the edge; read-only."""
+        if self.of_some is None:
+            return np.broadcast_to(self.of_all, self.total.shape)
+        return self.of_some + self.of_all
+
+    def add(self, other: "MapSum") -> "MapSum":
+        """The sum of both; takes over the memory of this one."""
+        check_same_regions(len(other.total), len(self.total), other.first)
+        np.add(self.total, other.total, out=self.total)
+        of_some = [part for part in (self.of_some, other.of_some) if part is not None]
+        return MapSum(
+            self.total,
+            self.of_all + other.of_all,
+            sum(of_some[1:], of_some[0]) if of_some else None,
+            self.n_scans + other.n_scans,
+            self.first,
+        )
 
 
 class Summer:
@@ -65,7 +88,7 @@ class Summer:
         for number, label in enumerate(scans.labels):
             phases = scans.phases(number)
             total.add(phases, float(sum(map(len, phases))) if self._weights == "frames" else 1.0, where=label)
-        result = MapSum(total.maps(), total.weight(), len(scans), scans.labels[0])
+        result = MapSum(total.maps(), total.of_all, total.of_some, len(scans), scans.labels[0])
         self._rooms.append(room)
         return result
 
@@ -105,8 +128,8 @@ class _Total:
         self._measure, self._room = measure, room
         self._n_rois = 0  # until a scan is seen
         self._maps: Array | None = None  # sum of those that are formed one by one
-        self._of_some: Array | None = None  # weight of scans that lack edges
-        self._of_all = 0.0  # weight of scans that have every edge
+        self.of_some: Array | None = None  # weight of scans that lack edges
+        self.of_all = 0.0  # weight of scans that have every edge
 
     def add(self, phases: list[Series], share: float, *, where: str) -> None:
         if not phases:
@@ -137,18 +160,13 @@ class _Total:
     def _add_weight(self, share: float, present: NDArray[np.bool_]) -> None:
         """`present`: of all regions (R,), or of edges (R, R)."""
         if present.all():
-            self._of_all += share
+            self.of_all += share
         else:
             part = np.where(present, share, 0.0)
-            self._of_some = part if self._of_some is None else self._of_some + part
+            self.of_some = part if self.of_some is None else self.of_some + part
 
     def maps(self) -> Array:
         if self._measure.kind not in _BY_PRODUCTS and self._maps is not None:
             return self._maps
         total = self._room.products(self._n_rois).take()
         return total if self._maps is None else total + self._maps
-
-    def weight(self) -> Array:
-        if self._of_some is None:
-            return np.broadcast_to(self._of_all, (self._n_rois, self._n_rois))
-        return self._of_some + self._of_all
