@@ -19,7 +19,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.gradients.connectivity.parallel import Progress, in_order, pieces_of, read_in_processes
+from bjepa.gradients.connectivity.parallel import (
+    Progress,
+    in_order,
+    one_blas_thread,
+    pieces_of,
+    read_in_processes,
+)
 from bjepa.gradients.connectivity.series import check_same_regions
 from bjepa.gradients.connectivity.tangent import TangentSpace, complete_covariances
 from bjepa.gradients.scans import Scans
@@ -52,7 +58,11 @@ def geometric_mean(scans: Scans, *, n_jobs: int = 1, progress: Progress | None =
     InputError
         No scan has all regions; a scan's series are refused, or its covariance is singular.
     """
-    processes = read_in_processes(scans)
+    with one_blas_thread():
+        return _geometric_mean(scans, n_jobs, read_in_processes(scans), progress)
+
+
+def _geometric_mean(scans: Scans, n_jobs: int, processes: bool, progress: Progress | None) -> Array:
     mean, complete = _arithmetic_mean(scans, n_jobs, processes, progress)
     step, smallest = 1.0, np.inf
     for number in range(1, MAX_PASSES + 1):

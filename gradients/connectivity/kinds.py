@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.connectivity.parallel import one_blas_thread
 from bjepa.gradients.connectivity.scan_maps import (
     as_fisher_z,
     fisher_z,
@@ -76,7 +77,8 @@ class Measure:
         """Group connectivity (R, R) from the mean of maps: Fisher z, diagonal 0."""
         if self.kind != "tangent":
             return mean
-        covariance = self._space.exp(mean)
+        with one_blas_thread():
+            covariance = self._space.exp(mean)
         scale = 1 / np.sqrt(np.diag(covariance))
         return as_fisher_z(covariance * scale * scale[:, None])
 

@@ -10,7 +10,7 @@ processes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
@@ -63,17 +63,22 @@ def in_order(
             while block := list(islice(remaining, 2 * n_workers)):
                 yield from pool(delayed(_on_one_core)(function, piece) for piece in block)
         return
-    blas = _blas()
     with ThreadPoolExecutor(n_workers) if n_workers > 1 else nullcontext() as threads:
         while block := list(islice(remaining, 2 * n_workers)):
-            with blas.limit(limits=1, user_api="blas"):  # of all threads; they must not set it themselves
+            with one_blas_thread():  # for all threads; they must not set it themselves
                 results = list(threads.map(function, block) if threads else map(function, block))
             yield from results
 
 
 def _on_one_core(function: Callable[[Any], Result], piece: Any) -> Result:
-    with _blas().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         return function(piece)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Within it BLAS has one thread, since several sum in another order: other bytes."""
+    limited: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limited
 
 
 @cache

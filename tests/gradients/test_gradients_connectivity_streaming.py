@@ -183,6 +183,18 @@ def test_law_workers_do_not_change_a_byte(kind: Kind) -> None:
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.parametrize("kind", ["pearson", "tangent"])
+def test_law_workers_do_not_change_a_byte_of_matrices_that_blas_would_split(kind: Kind) -> None:
+    scans = ArrayScans([series(n, 70, 150) for n in range(18)])
+    results = []
+    for n_jobs in (1, 2):
+        measure = fit_measure(kind, scans, n_jobs=n_jobs)
+        mean = mean_connectivity(scans, measure, n_jobs=n_jobs)
+        results.append(mean.tobytes() + measure.group(mean).tobytes())
+    assert results[0] == results[1]
+    assert Measure(kind, measure.reference).group(mean).tobytes() == measure.group(mean).tobytes()
+
+
 def test_law_processes_that_read_tables_change_no_byte(tmp_path: Path) -> None:
     arrays = [series(n, 20 + n) for n in range(18)]
     files = [tmp_path / f"sub-{n:02}_timeseries.tsv" for n in range(18)]
