@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from bjepa.gradients.atlas_io import load_gradients
-from bjepa.gradients.inputs import GroupConnectivity, group_connectivity, open_input
+from bjepa.gradients.inputs import group_connectivity, open_input
 from bjepa.gradients.tables import read_table
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.number_tables import looks_transposed
@@ -24,7 +24,7 @@ def fc() -> Array:
     return np.asarray(np.corrcoef(scan.T))
 
 
-def read_connectivity(path: Path, participants: Path | None = None) -> GroupConnectivity:
+def read_connectivity(path: Path, participants: Path | None = None) -> Any:
     return group_connectivity(open_input(path, participants=participants))
 
 
