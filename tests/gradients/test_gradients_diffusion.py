@@ -1,19 +1,23 @@
-"""gradients/diffusion.py: closed form, general eigensolver, BrainSpace, published maps, laws, refusals."""
+"""embedding/diffusion.py, graph.py: general eigensolver, BrainSpace, published maps, laws, pieces."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csc_array, csr_array
 
 from bjepa.gradients.affinity import compute_affinity
 from bjepa.gradients.alignment import principal_cosines
-from bjepa.gradients.embedding import Embedding, diffusion_map
+from bjepa.gradients.embedding import Embedding, Solver, diffusion_map
 from bjepa.preproc.errors import InputError
 
 Array = NDArray[np.float64]
 HCP = "brainspace_main_group_schaefer_400_7Networks_mean_connectivity.csv"
+ENIGMA = "enigma_funcMatrix_with_sctx_schaefer_400.csv"  # 400 cortical, 14 subcortical regions
 
 
 def markov(affinity: Array, alpha: float) -> Array:
@@ -56,14 +60,23 @@ def test_equals_the_general_eigensolver(affinity: Array, alpha: float) -> None:
     assert ours.residuals.max() < 1e-10
 
 
-def test_hcp_equals_the_general_eigensolver(hcp: Array, hcp_map: Embedding) -> None:
-    affinity = compute_affinity(hcp)
+@pytest.mark.parametrize("name", [HCP, ENIGMA])
+@pytest.mark.parametrize("solver", ["dense", "iterative"])
+def test_real_matrices_equal_the_general_eigensolver(shared: Path, name: str, solver: Solver) -> None:
+    affinity = compute_affinity(np.loadtxt(shared / "data/group_fc" / name, delimiter=","))
+    ours = diffusion_map(affinity, n_components=30, solver=solver, scale_by_eigenvalues=False)
     degree = affinity.sum(axis=1)
     kernel = affinity / np.sqrt(degree[:, None] * degree)
-    values = np.sort(np.linalg.eigvals(kernel / kernel.sum(axis=1)[:, None]).real)[::-1]
-    assert_allclose(hcp_map.eigenvalues, values[1:31], atol=1e-10)
-    assert_allclose(hcp_map.next_eigenvalue, values[31], atol=1e-10)
-    assert hcp_map.residuals.max() < 1e-10
+    values, vectors = np.linalg.eig(kernel / kernel.sum(axis=1)[:, None])
+    order = np.argsort(-values.real)[1:32]
+    assert_allclose([*ours.eigenvalues, ours.next_eigenvalue], values[order].real, atol=1e-10)
+    theirs = vectors[:, order[:30]].real
+    theirs *= np.linalg.norm(ours.gradients, axis=0) * np.sign((theirs * ours.gradients).sum(axis=0))
+    apart = np.minimum(ours.relative_gaps(), np.append(1, ours.relative_gaps()[:-1])) > 1e-3
+    assert apart.sum() >= 29
+    assert_allclose(ours.gradients[:, apart], theirs[:, apart], atol=1e-10)
+    assert ours.residuals.max() <= 1e-10
+    assert ours.solver == solver
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -95,13 +108,14 @@ def test_hcp_names_the_pair_that_rotates(hcp_map: Embedding) -> None:
     assert hcp_map.relative_gaps()[0] == pytest.approx(0.0142, abs=2e-4)
 
 
-def test_ring_in_closed_form() -> None:
+@pytest.mark.parametrize("solver", ["dense", "iterative"])
+def test_ring_in_closed_form(solver: Solver) -> None:
     # neighbours at distance 1 and 2 on a ring: the Markov matrix is circulant
     n, w0, w1, w2 = 13, 1.0, 0.7, 0.2
     steps = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     steps = np.minimum(steps, n - steps)
     ring = np.select([steps == 0, steps == 1, steps == 2], [w0, w1, w2], 0.0)
-    ours = diffusion_map(ring, n_components=4, scale_by_eigenvalues=False)
+    ours = diffusion_map(ring, n_components=4, scale_by_eigenvalues=False, solver=solver)
 
     angle = 2 * np.pi * np.array([1, 2]) / n
     wave = (w0 + 2 * w1 * np.cos(angle) + 2 * w2 * np.cos(2 * angle)) / (w0 + 2 * w1 + 2 * w2)
@@ -112,6 +126,31 @@ def test_ring_in_closed_form() -> None:
         pair = ours.gradients[:, 2 * number : 2 * number + 2]
         assert_allclose(pair @ pair.T, closed @ closed.T, atol=1e-8)  # the pair may rotate
     assert ours.near_degenerate_pairs() == [(1, 2), (3, 4)]
+
+
+@pytest.mark.parametrize("kind", [csr_array, csc_array, coo_array])
+@pytest.mark.parametrize("solver", ["dense", "iterative"])
+@pytest.mark.parametrize("alpha", [0, 0.3, 1])
+def test_sparse_equals_dense(kind: Any, solver: Solver, alpha: float) -> None:
+    affinity = compute_affinity(np.random.default_rng(5).normal(size=(41, 9)), kernel="cosine", sparsity=0.7)
+    assert np.count_nonzero(affinity) < 0.7 * affinity.size
+    given = kind(affinity)
+    ours = diffusion_map(given, n_components=5, alpha=alpha, solver=solver)
+    expected = diffusion_map(affinity, n_components=5, alpha=alpha, solver="dense")
+    assert_allclose(ours.gradients, expected.gradients, atol=1e-10)
+    assert_allclose(ours.next_eigenvalue, expected.next_eigenvalue, atol=1e-12)
+    assert ours.residuals.max() < 1e-10
+    assert_array_equal(given.toarray(), affinity)  # as it was
+
+
+def test_stored_zeros_are_no_links() -> None:
+    split = csr_array(two_pieces())
+    split.data[:] = 0.5
+    joined = split + csr_array(([1.0, 1.0], ([2, 7], [7, 2])), shape=(9, 9))
+    joined.data[joined.data == 1.0] = 0.0
+    assert joined.nnz == split.nnz + 2
+    with pytest.raises(InputError, match="2 pieces"):
+        diffusion_map(joined, n_components=2)
 
 
 def test_components_are_orthonormal_under_the_stationary_distribution(affinity: Array) -> None:
@@ -139,10 +178,12 @@ def test_sign_largest_entry_is_positive(affinity: Array) -> None:
     assert (gradients[largest, np.arange(22)] > 0).all()
 
 
-def test_law_regions_in_another_order(affinity: Array) -> None:
+@pytest.mark.parametrize("solver", ["dense", "iterative"])
+def test_law_regions_in_another_order(affinity: Array, solver: Solver) -> None:
     order = np.random.default_rng(1).permutation(23)
-    moved = diffusion_map(affinity[np.ix_(order, order)], n_components=6)
-    assert_allclose(moved.gradients, diffusion_map(affinity, n_components=6).gradients[order], atol=1e-10)
+    moved = diffusion_map(affinity[np.ix_(order, order)], n_components=6, solver=solver)
+    expected = diffusion_map(affinity, n_components=6).gradients[order]
+    assert_allclose(moved.gradients, expected, atol=1e-10)
 
 
 def test_law_units_do_not_matter(hcp: Array, hcp_map: Embedding) -> None:
@@ -159,7 +200,55 @@ def two_pieces() -> Array:
     return split
 
 
-REFUSED: list[tuple[Array, dict[str, float], str]] = [
+def three_pieces() -> Array:
+    """Regions 3, 7 and 10 apart from eight others, and 7 and 10 from 3."""
+    split = np.zeros((11, 11))
+    rows = np.array([0, 1, 3, 4, 5, 7, 8, 10])
+    points = np.random.default_rng(6).normal(size=(8, 3))
+    split[np.ix_(rows, rows)] = np.exp(-((points[:, None] - points) ** 2).sum(axis=2))
+    split[2, 2] = split[6, 6] = split[9, 9] = 1.0
+    split[6, 9] = split[9, 6] = 0.4
+    return split
+
+
+@pytest.mark.parametrize("kind", [np.asarray, csr_array])
+def test_keep_largest_embeds_the_largest_piece(kind: Any, caplog: pytest.LogCaptureFixture) -> None:
+    split = three_pieces()
+    with pytest.raises(
+        InputError, match=r"one of 8 regions, others of 2 \(regions 7, 10\); 1 .*--keep-largest"
+    ):
+        diffusion_map(kind(split), n_components=3)
+    with caplog.at_level(logging.WARNING):
+        ours = diffusion_map(kind(split), n_components=3, keep_largest=True)
+    assert "3 of 11 regions have no link" in caplog.text
+    assert "no gradients: 3, 7, 10." in caplog.text
+    rows = np.array([0, 1, 3, 4, 5, 7, 8, 10])
+    assert_array_equal(np.flatnonzero(ours.kept), rows)
+    assert np.isnan(ours.gradients[~ours.kept]).all()
+    alone = diffusion_map(split[np.ix_(rows, rows)], n_components=3)
+    assert_allclose(ours.gradients[rows], alone.gradients, atol=1e-12)
+    assert_allclose(ours.eigenvalues, alone.eigenvalues, atol=1e-14)
+
+
+def test_keep_largest_changes_nothing_in_one_piece(affinity: Array, caplog: pytest.LogCaptureFixture) -> None:
+    ours = diffusion_map(affinity, n_components=4, keep_largest=True)
+    assert_array_equal(ours.gradients, diffusion_map(affinity, n_components=4).gradients)
+    assert ours.kept.all() and not caplog.text
+
+
+def test_keep_largest_never_guesses_between_equal_pieces() -> None:
+    equal = np.kron(np.eye(3), np.full((3, 3), 0.5))
+    with pytest.raises(InputError, match="3 pieces of the affinity have 3 regions each"):
+        diffusion_map(equal, n_components=1, keep_largest=True)
+
+
+def test_a_chain_of_many_links_is_one_piece() -> None:
+    chain = np.eye(700) + np.diag(np.ones(699), 1) + np.diag(np.ones(699), -1)
+    order = np.random.default_rng(8).permutation(700)
+    assert not diffusion_map(chain[np.ix_(order, order)], n_components=1).residuals[0] > 1e-10
+
+
+REFUSED: list[tuple[Array, dict[str, Any], str]] = [
     (np.ones((4, 3)), {}, "square"),
     (np.array([[1.0, 0.5], [0.4, 1.0]]), {"n_components": 1}, "symmetric"),
     (np.array([[1.0, np.nan], [np.nan, 1.0]]), {"n_components": 1}, "2 non-finite"),
@@ -171,10 +260,18 @@ REFUSED: list[tuple[Array, dict[str, float], str]] = [
     (two_pieces(), {}, r"2 pieces .* one of 6 regions, others of 3 \(regions 7, 8, 9\)"),
     (np.ones((6, 6)), {}, "only 0 positive eigenvalues"),
     (1.5 - np.eye(4), {"diffusion_time": 0.5}, "whole"),
+    (two_pieces(), {"keep_largest": True, "n_components": 6}, "at most 5 for 6 regions"),
+    (two_pieces() + 1e-20, {"n_components": 1}, "1 to rounding"),
+    (
+        np.eye(5) + np.exp(-np.arange(5.0))[:, None] * np.exp(-np.arange(5.0)),
+        {"diffusion_time": 1e5},
+        "power is 0",
+    ),
 ]
 
 
+@pytest.mark.parametrize("kind", [np.asarray, csr_array])
 @pytest.mark.parametrize(("matrix", "options", "says"), REFUSED)
-def test_refuses(matrix: Array, options: dict[str, float], says: str) -> None:
+def test_refuses(kind: Any, matrix: Array, options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        diffusion_map(matrix, **{"n_components": 2} | options)  # type: ignore[arg-type]
+        diffusion_map(kind(matrix), **{"n_components": 2} | options)
