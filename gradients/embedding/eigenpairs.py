@@ -39,9 +39,9 @@ Product = Callable[[Array], Array]  # of the matrix and a vector (n,)
 
 MAX_RESIDUAL = 1e-10  # relative
 MAX_DENSE = 10_000  # rows: 0.8 GB a matrix, three of them, minutes
-# 32 pairs of an affinity, dense / iterative with its certificate, on a 2-core machine: 300 rows 4.2 / 5.3 ms,
-# 450 8.4 / 7.7, 600 19 / 13, 1,000 48 / 30, 2,000 590 / 200, 4,000 7,450 / 600
-ITERATIVE_FROM = 500
+# ms for 32 pairs of an affinity, dense / iterative with its certificate, on 2 cores: 300 rows 4.2 / 4.8,
+# 400 6.9 / 4.8, 450 8.6 / 7.0, 600 15 / 9, 1,000 48 / 17, 2,000 300 / 64, 4,000 4,150 / 490
+ITERATIVE_FROM = 350
 _SHARE_ITERATIVE = 0.2  # more pairs than this share of the rows: dense
 _MISSED = 1e-12  # of the largest value: closer to the last pair is a tie, and nothing is missed
 
@@ -119,14 +119,10 @@ def _threadpools() -> Any:
 
 def _dense(symmetric: Any, n_pairs: int) -> tuple[Array, Array]:
     from scipy.linalg import eigh
-    from scipy.sparse import issparse
 
-    if issparse(symmetric):
-        symmetric = symmetric.toarray()
-    elif not isinstance(symmetric, np.ndarray):
-        symmetric = symmetric @ np.eye(symmetric.shape[0])
-    n = len(symmetric)
-    values, vectors = eigh(symmetric, subset_by_index=(n - n_pairs, n - 1), driver="evr")
+    n = symmetric.shape[0]
+    matrix = symmetric if isinstance(symmetric, np.ndarray) else symmetric @ np.eye(n)
+    values, vectors = eigh(matrix, subset_by_index=(n - n_pairs, n - 1), driver="evr")
     return values[::-1], np.ascontiguousarray(vectors[:, ::-1])
 
 

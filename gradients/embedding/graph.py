@@ -154,7 +154,8 @@ def _is_symmetric(matrix: Any, tolerance: float) -> bool:
         if not np.array_equal(turned.indices, matrix.indices):  # links in one direction only: are they tiny?
             difference = abs(matrix - turned)
             return float(difference.max()) <= tolerance
-        return not turned.nnz or bool(np.abs(turned.data - matrix.data).max() <= tolerance)
+        turned.data -= matrix.data
+        return not turned.nnz or max(turned.data.max(), -turned.data.min()) <= tolerance
     for start in range(0, len(matrix), _BLOCK):
         stop = start + _BLOCK
         difference = matrix[start:stop, start:] - matrix[start:, start:stop].T

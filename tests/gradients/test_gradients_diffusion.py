@@ -13,6 +13,8 @@ from scipy.sparse import coo_array, csc_array, csr_array
 from bjepa.gradients.affinity import compute_affinity
 from bjepa.gradients.alignment import principal_cosines
 from bjepa.gradients.embedding import Embedding, Solver, diffusion_map
+from bjepa.gradients.embedding.embedding import largest_entry_positive
+from bjepa.gradients.embedding.graph import pieces, relative_residuals
 from bjepa.preproc.errors import InputError
 
 Array = NDArray[np.float64]
@@ -151,6 +153,13 @@ def test_stored_zeros_are_no_links() -> None:
     assert joined.nnz == split.nnz + 2
     with pytest.raises(InputError, match="2 pieces"):
         diffusion_map(joined, n_components=2)
+    assert joined.nnz == split.nnz + 2  # as it was
+
+
+def test_links_in_one_direction_are_refused() -> None:
+    upper = csr_array(np.triu(np.ones((5, 5))))
+    with pytest.raises(InputError, match="symmetric"):
+        diffusion_map(upper, n_components=1)
 
 
 def test_components_are_orthonormal_under_the_stationary_distribution(affinity: Array) -> None:
@@ -246,6 +255,28 @@ def test_a_chain_of_many_links_is_one_piece() -> None:
     chain = np.eye(700) + np.diag(np.ones(699), 1) + np.diag(np.ones(699), -1)
     order = np.random.default_rng(8).permutation(700)
     assert not diffusion_map(chain[np.ix_(order, order)], n_components=1).residuals[0] > 1e-10
+
+
+@pytest.mark.parametrize("kind", [np.asarray, csr_array])
+def test_pieces_of_a_large_graph(kind: Any) -> None:
+    star = np.zeros((1301, 1301))
+    star[0, 1:1200] = star[1:1200, 0] = 1  # many are reached at once
+    star[1199, 1250] = star[1250, 1199] = 1  # and the way on is through the last of them
+    piece = pieces(kind(star))
+    expected = np.zeros(1301, dtype=int)
+    expected[1200:1250], expected[1251:] = np.arange(1, 51), np.arange(51, 101)
+    assert_array_equal(piece, expected)
+
+
+def test_sign_is_not_decided_by_the_last_bit() -> None:
+    column = np.array([[0.2, -1 + 1e-13, 1.0]]).T
+    assert_allclose(largest_entry_positive(column), [[-0.2], [1.0], [-1.0]], atol=1e-12)
+
+
+def test_residuals_are_relative() -> None:
+    vectors, values = np.array([[3.0, 0.0], [4.0, 2.0]]), np.array([-2.0, 10.0])
+    image = vectors * values + [[0.3, 4.0], [0.4, 3.0]]
+    assert_allclose(relative_residuals(image, vectors, values), [0.05, 0.25])
 
 
 REFUSED: list[tuple[Array, dict[str, Any], str]] = [

@@ -101,6 +101,14 @@ def test_laplacian_of_a_ring_in_closed_form(solver: Solver) -> None:
     assert ours.near_degenerate_pairs() == [(1, 2), (2, 3), (3, 4)]  # 1 - l: 0.986 0.986 0.943 0.943
 
 
+def test_small_eigenvalues_of_the_laplacian_are_certified_by_themselves(affinity: Array) -> None:
+    weak = np.kron(np.eye(2), affinity)
+    weak[3, 40] = weak[40, 3] = 1e-8
+    ours = laplacian_eigenmaps(weak, n_components=1, solver="iterative")
+    assert ours.eigenvalues[0] < 1e-8 and ours.residuals[0] > 1e-10
+    assert ours.solver == "dense"  # Lanczos has no residual of 1e-10 of it either
+
+
 @pytest.mark.parametrize("kind", [np.asarray, csr_array])
 @pytest.mark.parametrize("solver", BOTH)
 def test_principal_components_equal_scikit_learn(affinity: Array, solver: Solver, kind: Any) -> None:
