@@ -290,6 +290,7 @@ def _judged(run: GradientRun, named: _Named, asked: Asked, n_jobs: int, bar: Bar
             null=asked.null,
             n_permutations=asked.n_permutations,
             seed=asked.seed,
+            bar=bar,
         )
     if named.labels is not None:
         from bjepa.gradients.groups import group_gradients
