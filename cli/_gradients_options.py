@@ -11,6 +11,7 @@ KERNELS = ("normalized_angle", "cosine", "pearson", "spearman", "gaussian")
 APPROACHES = ("dm", "le", "pca")
 CONNECTIVITY = ("pearson", "ledoit-wolf", "partial", "tangent")
 WEIGHTS = ("equal", "frames")
+HEMISPHERES = ("L", "R")
 NULLS = ("auto", "spin", "variogram")
 N_SPLITS, N_PERMUTATIONS = 100, 1000
 
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="INPUT",
         type=Path,
         help="output folder of bjepa-preprocess; folder or file of time series; or a square connectivity "
-        "matrix (.npy .npz .csv .tsv .h5)",
+        "matrix (.npy .npz .csv .tsv .h5); series also .func.gii .dtseries.nii",
     )
     p.add_argument("output", metavar="OUTPUT", type=Path, help="folder for the results")
     _add_scans(p.add_argument_group("scans and their connectivity"))
@@ -72,6 +73,11 @@ def _add_scans(group: "argparse._ArgumentGroup") -> None:
         type=Path,
         metavar="FILE",
         help="use these only: a table with a column participant_id, or one id per line",
+    )
+    group.add_argument(
+        "--hemisphere",
+        choices=HEMISPHERES,
+        help="of surface files (.func.gii, .dtseries.nii); default: all that they hold",
     )
     group.add_argument(
         "--connectivity",

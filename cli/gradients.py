@@ -55,6 +55,7 @@ def _gradients(args: argparse.Namespace) -> int:
             n_neighbors=args.n_neighbors,
             participants=args.participants,
             atlas_dir=args.atlas_dir,
+            hemisphere=args.hemisphere,
             n_jobs=args.n_jobs,
             bar=bar,
             report=write_report,

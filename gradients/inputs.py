@@ -25,6 +25,7 @@ from bjepa.gradients.connectivity.measure import (
 )
 from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
 from bjepa.gradients.scans import Scans, ShardScans, TableScans, is_series
+from bjepa.gradients.surface_series import Hemisphere, choose_hemisphere, is_surface_series
 from bjepa.gradients.tables import SUFFIXES, read_table
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.number_tables import looks_transposed, table_suffix
@@ -67,7 +68,13 @@ class GroupConnectivity:
     measure: Measure = field(default_factory=Measure)
 
 
-def open_input(path: Path, *, participants: Path | None = None, atlas_dir: Path | None = None) -> Input:
+def open_input(
+    path: Path,
+    *,
+    participants: Path | None = None,
+    atlas_dir: Path | None = None,
+    hemisphere: Hemisphere | None = None,
+) -> Input:
     """Find out what INPUT is, and which scans take part. Reads no series but the first table's.
 
     Parameters
@@ -76,22 +83,31 @@ def open_input(path: Path, *, participants: Path | None = None, atlas_dir: Path 
         File of the participants to use: a table with a column participant_id, or one id per line.
     atlas_dir
         Folder with the published atlas files; asked only where the shards have no folder `atlas` beside them.
+    hemisphere
+        Of surface files (.func.gii, .dtseries.nii), L or R; None: all that they hold.
 
     Raises
     ------
     InputError
-        Nothing there that can be read; a matrix that is no connectivity; no participant left.
+        Nothing there that can be read; a matrix that is no connectivity; no participant left; a hemisphere of
+        something else than surface files.
     """
     if not path.exists():
         raise InputError(f"INPUT {path} does not exist.")
     wanted = None if participants is None else {bare_id(name) for name in read_participant_list(participants)}
     if _holds_shards(path):
+        if hemisphere is not None:
+            raise InputError(
+                f"--hemisphere {hemisphere} chooses vertices of surface files, but {path} holds shards of "
+                "regions.",
+                hint="Leave it out.",
+            )
         return _open_shards(path, wanted, atlas_dir)
     if path.is_dir():
-        return _open_series(_series_files(path), wanted)
-    table = read_table(path)
+        return _open_series(_series_files(path), wanted, hemisphere)
+    table = read_table(path, hemisphere=hemisphere)
     if is_series(table, path):
-        return _open_series([path], wanted)
+        return _open_series([path], wanted, hemisphere)
     if wanted is not None:
         raise InputError(
             f"--participants cannot choose within one matrix ({path}).",
@@ -160,16 +176,17 @@ def _open_shards(path: Path, wanted: set[str] | None, atlas_dir: Path | None) ->
     return Input(scans=scans, regions=regions_of_shards(reader, path, atlas_dir))
 
 
-def _open_series(files: list[Path], wanted: set[str] | None) -> Input:
-    scans = TableScans(files)
+def _open_series(files: list[Path], wanted: set[str] | None, hemisphere: Hemisphere | None) -> Input:
+    scans = TableScans(choose_hemisphere(files, hemisphere), hemisphere=hemisphere)
     scans = scans.subset(_chosen(scans, wanted))
-    first = read_table(scans.files[0])
+    first = read_table(scans.files[0], hemisphere=hemisphere)
     scans.names = first.columns
     log.info(
         "%d files of series; %s: rows are frames (%d), columns regions (%d)",
         *(len(scans), scans.files[0].name, *first.values.shape),
     )
-    if looks_transposed(first.values):
+    # vertices with neighbouring numbers are neighbours on the surface
+    if not is_surface_series(scans.files[0]) and looks_transposed(first.values):
         log.warning(
             "%s: neighbours along the columns are more alike than along the rows, as if columns were frames. "
             "Rows must be frames: transpose the tables if they are regions.",

@@ -31,6 +31,7 @@ from bjepa.gradients.inputs import (
     open_input,
 )
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
+from bjepa.gradients.surface_series import Hemisphere
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_json, write_tsv
 
@@ -114,6 +115,7 @@ def make_gradients(
     n_neighbors: int | None = None,
     participants: Path | None = None,
     atlas_dir: Path | None = None,
+    hemisphere: Hemisphere | None = None,
     n_jobs: int = 1,
     bar: Bar = NO_BAR,
     report: Callable[[Path, GradientRun], None] | None = None,
@@ -128,7 +130,7 @@ def make_gradients(
     asked = asked or Asked()
     if output.exists() and not output.is_dir():
         raise InputError(f"OUTPUT {output} is a file; a folder is needed.")
-    given = open_input(source, participants=participants, atlas_dir=atlas_dir)
+    given = open_input(source, participants=participants, atlas_dir=atlas_dir, hemisphere=hemisphere)
     _check_possible(given, options, asked, connectivity, weights, n_neighbors)
     named = _open_named(given, source, options, asked, participants)
 
@@ -331,6 +333,7 @@ def _write(
         "connectivity": connectivity if scans is not None else None,
         "weights": run.weights if scans is not None else None,
         "n_neighbors": run.n_neighbors,
+        "hemisphere": getattr(scans, "hemisphere", None),
         "source": run.source.name,
     }
     if asked.per_participant:

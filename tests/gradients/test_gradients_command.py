@@ -390,6 +390,8 @@ def test_options_that_would_do_nothing_are_refused(
         (shards, ["--align-to", "hcp"], "Schaefer"),
         (shards, ["--group-by", "diagnosis"], "diagnosis"),
         (shards, ["--n-jobs", "0"], "--n-jobs"),
+        (shards, ["--hemisphere", "L"], "holds shards"),
+        (matrix, ["--hemisphere", "L"], "hemisphere L cannot be chosen"),
         (matrix, ["--split-half"], "needs scans"),
         (matrix, ["--per-participant"], "needs scans"),
         (matrix, ["--group-by", "session"], "needs scans"),
@@ -413,9 +415,11 @@ def test_the_command_offers_what_the_package_has() -> None:
     from bjepa.gradients.connectivity.measure import KINDS, WEIGHTS
     from bjepa.gradients.embedding import APPROACHES
     from bjepa.gradients.quality.maps import NULLS
+    from bjepa.gradients.surface_series import HEMISPHERES
 
     assert (offered.CONNECTIVITY, offered.WEIGHTS) == (KINDS, WEIGHTS)
     assert (offered.APPROACHES, offered.NULLS) == (APPROACHES, NULLS)
+    assert offered.HEMISPHERES == HEMISPHERES
 
 
 def test_vertices_keep_their_nearest_neighbours_only(tmp_path: Path) -> None:
