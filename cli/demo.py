@@ -117,7 +117,10 @@ def demo_steps(folder: Path, *, n_jobs: int | None = None, epochs: int | None = 
             "bjepa-preprocess", cohort, shards, "--atlas", atlas, "--atlas-labels", labels,
             "--confounds", "none", *jobs,
         ),
-        _step("From time series to a gradient atlas", "bjepa-gradients", shards, gradients, "--cross-check", "--split-half"),
+        _step(
+            "From time series to a gradient atlas",
+            "bjepa-gradients", shards, gradients, "--cross-check", "--split-half",
+        ),
         _step(
             "Pretraining",
             "bjepa-train", "demo", "--data", shards, "--gradients", gradients / "gradients.csv",
