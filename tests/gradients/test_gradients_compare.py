@@ -37,6 +37,9 @@ def test_a_swap_and_a_turn_are_told(tmp_path: Path) -> None:
     assert table["component"].tolist() == [1, 2, 3, 4, 5] and table["best_match"].tolist()[:2] == [2, 1]
     assert (table["r_best"][:2] > 0.99).all() and (table["r"][:2] < 0.5).all()
     turned = ours[:, :5] @ orthogonal_procrustes(ours[:, :5], theirs)[0]
+    r = np.abs(np.corrcoef(ours[:, :5].T, theirs.T)[:5, 5:])
+    assert_allclose(table["r_best"], r.max(axis=1))
+    assert_array_equal(table["best_match"], r.argmax(axis=1) + 1)
     for k in range(5):
         assert table["r"][k] == pytest.approx(abs(np.corrcoef(ours[:, k], theirs[:, k])[0, 1]))
         assert table["r_aligned"][k] == pytest.approx(np.corrcoef(turned[:, k], theirs[:, k])[0, 1])
