@@ -11,8 +11,8 @@ Order of operations (R regions, C components):
 Why all components: on the HCP matrix (hold-out against main group) r of the first ten is 0.969 or more with
 ten and 0.988 or more with thirty; of single scans of another study against HCP no r falls either (gradients 1
 to 3: 0.85 0.82 0.76 with thirty, 0.84 0.81 0.75 with ten). The null rises from 0.17 to 0.18 only.
-The null ignores that maps are smooth: two smooth maps that have nothing to do with each other can pass it, and
-so do Schaefer parcels in the other network order, for which there is a warning of its own.
+The null ignores that maps are smooth: two smooth maps that have nothing to do with each other can pass it. So
+can Schaefer parcels in the other network order, for which there is a warning of its own.
 """
 
 import logging
