@@ -206,6 +206,10 @@ def _open_named(
         from bjepa.gradients.alignment import load_reference
 
         reference = load_reference(Path(asked.align_to), given.regions)
+    if reference is not None and asked.alignment == "joint":
+        from bjepa.gradients.alignment.joint import connectivity_of
+
+        connectivity_of(reference)
     if asked.maps is not None:
         from bjepa.gradients.quality.maps import read_maps
 
