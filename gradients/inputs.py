@@ -23,7 +23,13 @@ from bjepa.gradients.connectivity.measure import (
     fit_measure,
     mean_connectivity,
 )
-from bjepa.gradients.regions import Regions, named_regions, regions_of_shards, unnamed_regions
+from bjepa.gradients.regions import (
+    Regions,
+    named_regions,
+    regions_of_shards,
+    regions_of_vertices,
+    unnamed_regions,
+)
 from bjepa.gradients.scans import Scans, ShardScans, TableScans, is_series
 from bjepa.gradients.surface_series import Hemisphere, choose_hemisphere, is_surface_series
 from bjepa.gradients.tables import SUFFIXES, read_table
@@ -185,8 +191,9 @@ def _open_series(files: list[Path], wanted: set[str] | None, hemisphere: Hemisph
         "%d files of series; %s: rows are frames (%d), columns regions (%d)",
         *(len(scans), scans.files[0].name, *first.values.shape),
     )
-    # vertices with neighbouring numbers are neighbours on the surface
-    if not is_surface_series(scans.files[0]) and looks_transposed(first.values):
+    if is_surface_series(scans.files[0]):
+        return Input(scans=scans, regions=regions_of_vertices(first.columns or []))
+    if looks_transposed(first.values):
         log.warning(
             "%s: neighbours along the columns are more alike than along the rows, as if columns were frames. "
             "Rows must be frames: transpose the tables if they are regions.",

@@ -61,6 +61,12 @@ def named_regions(names: list[str]) -> Regions:
     return Regions(table=_table({"name": names}))
 
 
+def regions_of_vertices(names: list[str]) -> Regions:
+    """Regions of surface series: one a vertex, named L-00000 (`surface_series.py`)."""
+    sides = [name[0] if name[:2] in ("L-", "R-") else "" for name in names]
+    return Regions(table=_table({"name": names, "structure": ["cortex"] * len(names), "hemisphere": sides}))
+
+
 def regions_of_shards(reader: ShardReader, path: Path, atlas_dir: Path | None = None) -> Regions:
     """Regions of shards: from the folder `atlas` beside them, else from the shards themselves.
 

@@ -2,7 +2,8 @@
 
 Ways, the first that can be shown to hold is taken, none is guessed:
   1. vertices   INPUT has one value a vertex of a known mesh: fs_LR 32k (64,984 both hemispheres, left first;
-                32,492 one) or fsaverage5 (20,484; 10,242)
+                32,492 one) or fsaverage5 (20,484; 10,242); or vertices of fs_LR 32k by their names, as CIFTI
+                files have them, without the medial wall
   2. dlabel     the file atlas.dlabel.nii beside the shards, fs_LR 32k: its keys are the column numbers
   3. Schaefer   regions with the names of Schaefer 100, 200, 300, 400 or 1000 (of 7 or 17 networks, also among
                 others): the vertex labels that ship with BrainSpace, in 7-network order
@@ -14,6 +15,7 @@ package; fsaverage5 (Fischl et al. 1999), in nilearn. Nothing is downloaded.
 """
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ class SurfaceLabels:
 def surface_labels(regions: Regions) -> SurfaceLabels | None:
     """The regions, numbers 1..R, on a cortical surface; None (and why, in the log) where no way is known."""
     n_rois = len(regions.table)
-    found = _as_vertices(n_rois, regions.column("hemisphere"))
+    found = _as_vertices(n_rois, regions.column("hemisphere")) or _from_vertex_names(regions.names)
     if found is None and regions.dlabel is not None:
         found = _from_dlabel(regions.dlabel, n_rois)
     if found is None:
@@ -99,6 +101,23 @@ def _as_vertices(n_rois: int, hemisphere: list[str] | None) -> SurfaceLabels | N
                 )
             return SurfaceLabels(hemispheres=make(labels, (side,)), mesh=mesh, how=how)
     return None
+
+
+def _from_vertex_names(names: list[str]) -> SurfaceLabels | None:
+    """Names like L-00012 of more vertices than fsaverage5 has: the mesh of CIFTI series."""
+    named = [re.fullmatch(r"([LR])-(\d{5})", name) for name in names]
+    if len(names) <= FSAVERAGE5_VERTICES or not all(named):
+        return None
+    side = np.array([match[1] == "R" for match in named if match])
+    vertex = np.array([int(match[2]) for match in named if match])
+    if vertex.max() >= FSLR_VERTICES:
+        return None
+    labels = np.zeros((2, FSLR_VERTICES), dtype=np.int64)
+    labels[side.astype(int), vertex] = np.arange(1, len(names) + 1)
+    there = [not side.all(), bool(side.any())]  # left, right
+    sides = tuple(name for name, is_there in zip(SIDES, there, strict=True) if is_there)
+    how = "one value a vertex of fs_LR 32k, by the names of the vertices"
+    return SurfaceLabels(hemispheres=_fslr(labels[there].ravel(), sides), mesh="fs_LR 32k", how=how)
 
 
 def _from_dlabel(path: Path, n_rois: int) -> SurfaceLabels | None:

@@ -192,3 +192,15 @@ def test_the_front_is_drawn_where_it_is_seen() -> None:
         places.append(np.sign(centre[red, 0].mean() - centre[blue, 0].mean()))
         assert centre[:, 1].mean() == pytest.approx(20, abs=2)  # z is up, mm
     assert places == [-1, 1, -1, 1]  # seen from the left, the front is to the left
+
+
+@pytest.mark.parametrize("sides", ["L", "R", "LR"])
+def test_vertices_of_cifti_series_are_found_by_name(sides: str) -> None:
+    vertices = np.arange(3, FSLR, 3)  # some are left out, as the medial wall
+    names = [f"{side}-{vertex:05d}" for side in sides for vertex in vertices]
+    surface = surface_labels(named(names))
+    assert surface is not None and surface.mesh == "fs_LR 32k"
+    assert "".join(hemisphere.side[0].upper() for hemisphere in surface.hemispheres) == sides
+    for number, hemisphere in enumerate(surface.hemispheres):
+        assert_array_equal(np.flatnonzero(hemisphere.labels), vertices)
+        assert hemisphere.labels[3] == number * len(vertices) + 1
