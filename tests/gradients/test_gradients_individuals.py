@@ -100,7 +100,8 @@ def test_each_participant_as_computed_by_hand(tmp_path: Path) -> None:
     assert_allclose(written["variance_template"], found.table["variance_template"], rtol=1e-5)
 
 
-def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bjepa.gradients.participant_gradients.BATCH", 2)  # of four participants
     for n_jobs in (1, 2, 3):
         run(tmp_path / str(n_jobs), n_jobs=n_jobs)
     for name in ("individuals.h5", "individuals.tsv"):
@@ -108,7 +109,10 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
         assert first == (tmp_path / "2" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
 
 
-def test_tables_are_read_in_processes_with_the_same_bytes(tmp_path: Path) -> None:
+def test_tables_are_read_in_processes_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bjepa.gradients.participant_gradients.BATCH", 3)
     files = [tmp_path / f"sub-{person or 'z'}_run-{n}.npy" for n, person in enumerate(PEOPLE)]
     for file, series in zip(files, study().arrays, strict=True):
         np.save(file, series)
@@ -116,6 +120,12 @@ def test_tables_are_read_in_processes_with_the_same_bytes(tmp_path: Path) -> Non
         run(tmp_path / str(n_jobs), TableScans(files), n_jobs=n_jobs)
     one, two = ((tmp_path / n / "individuals.h5").read_bytes() for n in "12")
     assert one == two
+    monkeypatch.setattr("bjepa.gradients.participant_gradients.MANY", 3)  # so are scans of many participants
+    run(tmp_path / "arrays1")
+    run(tmp_path / "arrays2", n_jobs=2)
+    assert (tmp_path / "arrays1/individuals.h5").read_bytes() == (
+        tmp_path / "arrays2/individuals.h5"
+    ).read_bytes()
 
 
 def test_scans_may_be_weighted_by_their_frames(tmp_path: Path) -> None:
@@ -183,8 +193,9 @@ def test_nobody_can_be_embedded(tmp_path: Path, caplog: pytest.LogCaptureFixture
         assert file["gradients"].shape == (0, R, C) and file["eigenvalues"].shape == (0, C)
 
 
-def test_failures_of_another_stage_stay(tmp_path: Path) -> None:
-    other = pd.DataFrame([["f.nii", "extract", "X", "no", ""]], columns=list(FAILURE_COLUMNS))
+@pytest.mark.parametrize("rows", [[], [["f.nii", "extract", "X", "no", ""]]])
+def test_failures_of_another_stage_stay(tmp_path: Path, rows: list[list[str]]) -> None:
+    other = pd.DataFrame(rows, columns=list(FAILURE_COLUMNS))
     other.to_csv(tmp_path / "failures.tsv", sep="\t", index=False)
     before = (tmp_path / "failures.tsv").read_bytes()
     scans = study()
@@ -192,7 +203,8 @@ def test_failures_of_another_stage_stay(tmp_path: Path) -> None:
     for _ in range(2):
         run(tmp_path, scans)
         failures = pd.read_csv(tmp_path / "failures.tsv", sep="\t")
-        assert failures["source"].tolist() == ["f.nii", "sub-a"]
+        assert failures["source"].tolist() == [*(row[0] for row in rows), "sub-a"]
+    other.to_csv(tmp_path / "failures.tsv", sep="\t", index=False)  # by bjepa-preprocess, run again
     remove_individuals(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["failures.tsv"]
     assert (tmp_path / "failures.tsv").read_bytes() == before

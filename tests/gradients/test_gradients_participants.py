@@ -35,6 +35,8 @@ def test_a_column_of_the_given_table(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert labels == ["control", "case", "", "case", "", "control"]
     assert where == str(file)
     assert "2 of 6 scans have no value" in caplog.text and "scan 3, scan 5" in caplog.text
+    short = table(tmp_path / "short.tsv", "participant_id sex diagnosis;b F case;a M;c F case;d M control")
+    assert group_labels(scans_of(), "diagnosis", participants=short, source=tmp_path)[0][0] == ""
     caplog.clear()
     csv = table(tmp_path / "people.csv", "group,participant_id;x,a;y,sub-b;x,c;y,d;x,e")
     labels, _ = group_labels(scans_of(), "group", participants=csv, source=tmp_path)
