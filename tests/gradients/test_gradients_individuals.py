@@ -231,3 +231,11 @@ def test_progress_counts_scans(tmp_path: Path) -> None:
     counted: list[int] = []
     run(tmp_path, progress=counted.append)
     assert counted == [2, 1, 1, 1]
+
+
+def test_scans_of_nobody_known_are_a_participant_each(tmp_path: Path) -> None:
+    scans = study()
+    scans.entities["participant_id"] = ["", "", "a", "", ""]
+    table = run(tmp_path, scans).table
+    assert table["participant_id"].tolist() == ["scan-1", "scan-2", "sub-a", "scan-4", "scan-5"]
+    assert table["n_scans"].tolist() == [1, 1, 1, 1, 1]
