@@ -353,6 +353,7 @@ def _write(
             weights=run.weights,
             n_jobs=n_jobs,
             progress=bar.step,
+            parameters=parameters,
         )
         run = replace(run, individuals=individuals)
     else:
