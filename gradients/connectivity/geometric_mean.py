@@ -19,10 +19,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.blas import one_blas_thread
 from bjepa.gradients.connectivity.parallel import (
     Progress,
     in_order,
-    one_blas_thread,
     pieces_of,
     read_in_processes,
 )

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.gradients.connectivity.parallel import one_blas_thread
+from bjepa.gradients.blas import one_blas_thread
 from bjepa.gradients.connectivity.scan_maps import (
     as_fisher_z,
     fisher_z,

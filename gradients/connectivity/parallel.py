@@ -10,13 +10,11 @@ processes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, TypeVar
 
-from threadpoolctl import ThreadpoolController
-
+from bjepa.gradients.blas import one_blas_thread
 from bjepa.gradients.scans import Scans, TableScans
 
 SCANS_A_PIECE = 16  # of 450 regions: 20 ms of correlation, 0.4 s of a pass of the geometric mean
@@ -73,15 +71,3 @@ def in_order(
 def _on_one_core(function: Callable[[Any], Result], piece: Any) -> Result:
     with one_blas_thread():
         return function(piece)
-
-
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Within it BLAS has one thread, since several sum in another order: other bytes."""
-    limited: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return limited
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """Of numpy, which is loaded by now; looking for it takes 2 ms."""
-    return ThreadpoolController()

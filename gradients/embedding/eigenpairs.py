@@ -20,14 +20,13 @@ Rayleigh-Ritz: Saad 2011, Numerical Methods for Large Eigenvalue Problems, doi:1
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.blas import one_blas_thread
 from bjepa.preproc.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -100,21 +99,6 @@ def largest_eigenpairs(
         f"takes at most {MAX_DENSE} rows.",
         hint="Ask for fewer components (--n-components).",
     )
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Sums in one order, so that results do not depend on the number of threads."""
-    with _threadpools().limit(limits=1, user_api="blas"):
-        yield
-
-
-@cache
-def _threadpools() -> Any:
-    import scipy.linalg  # noqa: F401  its BLAS must be loaded to be found
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 def _dense(symmetric: Any, n_pairs: int) -> tuple[Array, Array]:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.blas import one_blas_thread
 from bjepa.gradients.embedding.diffusion import scaled
-from bjepa.gradients.embedding.eigenpairs import Solver, largest_eigenpairs, one_blas_thread
+from bjepa.gradients.embedding.eigenpairs import Solver, largest_eigenpairs
 from bjepa.gradients.embedding.embedding import Embedding, largest_entry_positive
 from bjepa.gradients.embedding.graph import (
     as_affinity,

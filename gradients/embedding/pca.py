@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.gradients.embedding.eigenpairs import Solver, largest_eigenpairs, one_blas_thread
+from bjepa.gradients.blas import one_blas_thread
+from bjepa.gradients.embedding.eigenpairs import Solver, largest_eigenpairs
 from bjepa.gradients.embedding.embedding import Embedding, largest_entry_positive
 from bjepa.gradients.embedding.graph import (
     as_affinity,

@@ -15,6 +15,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.blas import one_blas_thread
 from bjepa.gradients.connectivity.measure import ParticipantMap
 
 Array = NDArray[np.float64]
@@ -104,10 +105,8 @@ class HalfMeans:
         return full
 
     def _flush(self) -> None:
-        from threadpoolctl import threadpool_limits
-
         members = self._halves[:, self._n_added - len(self._batch) : self._n_added].astype(np.float64)
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             _add_product(self._sums, members, np.array(self._batch))
             self._all += np.sum(self._batch, axis=0)
             if any(len(lacking) > 1 for lacking in self._lacking):
