@@ -216,6 +216,7 @@ def _maps(run: GradientRun) -> list[dict[str, Any]]:
             "spearman": f"{row.spearman:.3f}",
             "n_regions": row.n_regions,
             "p": f"{row.p:.4f}",
+            "null": str(row.null),
             "p_fdr": f"{row.p_fdr:.4f}",
             "is_significant": bool(row.p_fdr < 0.05),
         }

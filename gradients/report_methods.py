@@ -164,10 +164,12 @@ def _of_individuals(run: GradientRun) -> str:
 def _of_maps(run: GradientRun) -> str:
     if run.maps is None:
         return ""
+    which = f"the maps of {run.maps.file}" if run.maps.file else f"{run.maps.values.shape[1]} maps"
+    nulls = " and ".join(what for name, what in _NULLS.items() if name in run.maps.null)
     return (
-        f"Gradients were correlated (Pearson) with the maps of {run.maps.file}; two-sided p-values are from "
-        f"{run.maps.n_permutations} {_NULLS.get(run.maps.null, run.maps.null)}, corrected for the false "
-        "discovery rate (Benjamini-Hochberg)."
+        f"Gradients were correlated (Pearson) with {which}; two-sided p-values are from "
+        f"{run.maps.n_permutations} {nulls}, corrected for the false discovery rate over all maps and "
+        "gradients (Benjamini-Hochberg)."
     )
 
 
@@ -181,8 +183,8 @@ def citations(run: GradientRun) -> list[str]:
         found.append(_PROCRUSTES)
     if run.stability is not None or run.comparison is not None or run.check is not None:
         found.append(_ANGLES)
-    if run.maps is not None and run.maps.null in _NULL_SOURCE:
-        found.append(_NULL_SOURCE[run.maps.null])
+    if run.maps is not None:
+        found += [source for name, source in _NULL_SOURCE.items() if name in run.maps.null]
     return sorted(found)
 
 

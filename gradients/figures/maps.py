@@ -59,7 +59,7 @@ def maps_overview_figure(maps: "Maps") -> Figure | None:
     if len(r) < 2:
         return None
     p = maps.table.pivot(index="map", columns="component", values="p_fdr").loc[r.index]
-    figure = Figure(figsize=(11, 0.28 * len(r) + 1.2), layout="constrained")
+    figure = Figure(figsize=(min(11.0, 3 + 0.5 * r.shape[1]), 0.28 * len(r) + 1.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(r, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     row, column = np.nonzero(p.to_numpy() < SIGNIFICANT)

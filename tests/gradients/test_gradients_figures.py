@@ -57,6 +57,12 @@ def test_matrices_are_ordered_by_network() -> None:
     assert_array_equal(by_network(NETWORKS, 7)[0], ORDER)
 
 
+def test_colours_end_at_the_98th_percentile_of_magnitude() -> None:
+    values = np.append(-np.arange(101.0), np.nan)
+    assert colour_limit(values) == 98
+    assert colour_limit(np.zeros(3)) == colour_limit(np.full(2, np.nan)) == 1
+
+
 def test_every_region_has_its_place_and_the_colour_of_its_network(gradients: Any) -> None:
     figure = plane_figure(gradients, NETWORKS)
     assert figure is not None
@@ -135,6 +141,11 @@ def test_slices_show_left_and_right_and_their_height(gradients: Any) -> None:
     gradients[2] = np.nan
     figure = volume_figure(gradients, regions)
     assert figure is not None
+    slices = [axes for axes in panels_of(figure) if axes.images]
+    drawn = np.concatenate([np.unique(axes.images[0].get_array().compressed()) for axes in slices[14:]])
+    assert_allclose(
+        np.unique(drawn), np.unique(gradients[[0, 1, 3, 4, 5, 6], 2].astype(np.float32)), rtol=1e-6
+    )
     told = [text.get_text() for axes in panels_of(figure) for text in axes.texts]
     assert (
         told.count("L") == told.count("R") == 3 * 7 and sum(text.startswith("z=") for text in told) == 3 * 7
@@ -170,8 +181,7 @@ def stability(structures: list[str]) -> Any:
         for k in (1, 2, 3)
     ]
     table = pd.DataFrame(rows).assign(r_null=0.31)
-    for name in ("r_low", "r_unaligned_low"):
-        table[name] = table["r"] - 0.2
+    table["r_low"], table["r_unaligned_low"] = table["r"] - 0.2, table["r"] - 0.4
     table["r_high"], table["r_unaligned"], table["r_unaligned_high"] = (
         table["r"] + 0.1,
         table["r"] - 0.1,

@@ -91,7 +91,7 @@ def everything(run: GradientRun) -> GradientRun:
     people = people.assign(n_regions=24, r_1=0.8, r_2=0.7, r_3=0.6, r_mean=[0.5, 0.4, 0.6])
     people = people.assign(variance_template=0.5, variance_fc=0.6)
     maps = pd.DataFrame([("myelin", c, 0.1 * c) for c in k], columns=["map", "component", "r"])
-    maps = maps.assign(spearman=0.1, n_regions=24, p=0.01, p_fdr=0.02)
+    maps = maps.assign(spearman=0.1, n_regions=24, p=0.01, p_fdr=0.02, null="spin")
     check = {
         "agrees": False, "affinity_max_abs_diff": 1e-9, "subspace_cosine_min": 0.9, "abs_r": r.tolist(),
         "abs_r_min_over_seeds": (r - 0.1).tolist(), "residual": [1e-15] * 5,
@@ -199,7 +199,7 @@ def test_thousands_of_vertices_make_no_matrix_and_no_list(tmp_path: Path) -> Non
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"plane", "surface", "eigenvalues"}
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     Page(text)
-    assert len(re.sub(r"base64,[^\"]*", "", text)) < 20_000
+    assert len(re.sub(r"base64,[^\"]*", "", text)) < 20_000 and "lowest regions" not in text
     assert "10,242" in text and "vertices" in text and "fsaverage5" in text and "region-8" in text
     assert max(path.stat().st_size for path in (tmp_path / "figures").glob("*.svg")) < 2e6
 
@@ -292,6 +292,7 @@ def test_the_method_names_every_parameter() -> None:
     text = methods(other)
     assert "Laplacian eigenmaps (" in text and "Ledoit-Wolf" in text and "number of frames" in text
     assert "largest 4 of 24" in text and "cosine similarity" in text and "α" not in text
+    assert {"Alexander-Bloch", "Burt"} & {line.split()[0] for line in citations(run)} == {"Alexander-Bloch"}
     assert {"Belkin", "Ledoit"} <= {line.split()[0] for line in citations(other)}
     names = [name for name, _ in files(run, ["plane"])]
     assert "gradients.nii.gz" not in names and {"stability.tsv", "maps.tsv", "cross_check.json"} <= set(names)
