@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bjepa.gradients.embedding import SMALL_GAP
-from bjepa.gradients.figures.style import by_network
+from bjepa.gradients.figures.style import MANY_REGIONS, by_network
 from bjepa.gradients.pipeline import GradientRun
 
 FIRST = 3  # components that the sentences are about
@@ -22,12 +22,14 @@ EXACT = 1e-8  # a larger relative residual is told
 def tiles(run: GradientRun) -> list[tuple[str, str]]:
     """Number and what it is."""
     n_rois, n_components = run.result.gradients.shape
-    shown = [(f"{n_rois:,}", "regions" if run.n_neighbors is None else "vertices")]
+    shown = [(f"{n_rois:,}", _places(run))]
     shown.append((str(n_components), "components"))
     if run.group.n_scans:
         shown.append((str(run.group.n_scans), "scans" if run.group.n_scans > 1 else "scan"))
     if run.group.n_participants:
-        shown.append((str(run.group.n_participants), "participants"))
+        shown.append(
+            (str(run.group.n_participants), "participants" if run.group.n_participants > 1 else "participant")
+        )
     if run.variance is not None:
         first = min(FIRST, n_components)
         told = f"variance of connectivity in components 1 to {first}"
@@ -68,10 +70,15 @@ def _of_kept(run: GradientRun) -> str:
     if not len(lost):
         return ""
     names = run.group.regions.names
+    told = "" if len(names) > MANY_REGIONS else f": {listed([names[row] for row in lost])}"
     return (
-        f"{len(lost)} of {len(run.result.kept)} regions have no gradients (n/a in the files): they have no "
-        f"link with the others at this sparsity. {listed([names[row] for row in lost])}."
+        f"{len(lost):,} of {len(names):,} {_places(run)} have no gradients (n/a in the files), because they "
+        f"have no signal or no link with the others at this sparsity{told}."
     )
+
+
+def _places(run: GradientRun) -> str:
+    return "regions" if run.n_neighbors is None else "vertices"
 
 
 def _of_comparison(run: GradientRun) -> str:
@@ -120,17 +127,27 @@ def _of_pairs(run: GradientRun) -> str:
     pairs = run.result.near_degenerate_pairs()
     if not pairs:
         return ""
-    early = [f"{first} and {second}" for first, second in pairs if first < FEW]
-    later = len(pairs) - len(early)
-    told = "; ".join(early)
+    early = [pair for pair in pairs if pair[0] < FEW]
+    told, later = "; ".join(_runs_of(early)), len(pairs) - len(early)
     if later:
-        told += f", and {later} more pairs" if early else f"{later} pairs"
+        told += f", and {later} more pairs" if early else f"{later} pair{'s' if later > 1 else ''}"
         told += f" beyond component {FEW}"
     return (
         f"Components that nearly coincide (eigenvalues closer than {100 * SMALL_GAP:.0f} %): {told}. Of such "
         "a pair the plane is determined, the two axes in it hardly: another sample turns them. Compare them "
         "after alignment, or as a subspace."
     )
+
+
+def _runs_of(pairs: Sequence[tuple[int, int]]) -> list[str]:
+    """[(1, 2), (4, 5), (5, 6)] -> ["1 and 2", "4 to 6"]."""
+    runs: list[list[int]] = []
+    for first, second in pairs:
+        if runs and runs[-1][-1] == first:
+            runs[-1].append(second)
+        else:
+            runs.append([first, second])
+    return [f"{run[0]} {'and' if len(run) == 2 else 'to'} {run[-1]}" for run in runs]
 
 
 def _of_cut(run: GradientRun) -> str:

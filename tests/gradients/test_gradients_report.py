@@ -200,7 +200,13 @@ def test_thousands_of_vertices_make_no_matrix_and_no_list(tmp_path: Path) -> Non
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     Page(text)
     assert len(re.sub(r"base64,[^\"]*", "", text)) < 20_000 and "lowest regions" not in text
-    assert "10,242" in text and "vertices" in text and "fsaverage5" in text and "region-8" in text
+    assert (
+        "10,242" in text
+        and "vertices" in text
+        and "fsaverage5" in text
+        and "1 of 10,242 vertices have no gradients" in text
+        and "region-8" not in text
+    )
     assert max(path.stat().st_size for path in (tmp_path / "figures").glob("*.svg")) < 2e6
 
 
@@ -300,4 +306,11 @@ def test_the_method_names_every_parameter() -> None:
 
 def test_lists_in_words() -> None:
     assert ranges([1, 4, 5, 6, 9]) == "1, 4 to 6, 9" and ranges([2]) == "2" and ranges([]) == ""
+    pairs = [(1, 2), (4, 5), (5, 6), (8, 9), (12, 13), (13, 14)]
+    run = toy()
+    values = [9, 8.9, 7, 6, 5.9, 5.8, 5, 4, 3.9, 3, 2, 1, 0.99, 0.98]
+    result = replace(run.result, eigenvalues=np.array(values), next_eigenvalue=0.5)
+    assert result.near_degenerate_pairs() == pairs
+    (told,) = warnings(replace(run, result=result))
+    assert "5 %): 1 and 2; 4 to 6; 8 and 9, and 2 more pairs beyond component 10. Of" in told
     assert listed(list("abc"), 2) == "a, b and 1 more" and listed(["a"]) == "a"
