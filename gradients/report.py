@@ -3,7 +3,7 @@
 Order of operations:
   1. draw   every picture for which the run has the numbers           figures/
   2. save   PNG and SVG of each; pictures that this run has not are removed figures/save.py
-  3. tell   warnings, findings, method, citations, files              report_text.py, report_methods.py
+  3. tell   warnings, findings, method, citations, files              report_{warnings,findings,methods}.py
   4. write  one page, pictures inside it, nothing fetched             templates/report.html
 """
 
@@ -28,15 +28,15 @@ from bjepa.gradients.figures.surface_view import surface_figure
 from bjepa.gradients.figures.surfaces import SurfaceLabels, surface_labels
 from bjepa.gradients.figures.volume import volume_figure
 from bjepa.gradients.pipeline import GradientRun
-from bjepa.gradients.report_methods import citations, files, methods
-from bjepa.gradients.report_text import (
+from bjepa.gradients.report_findings import (
     SEPARATES,
     cortex_and_subcortex,
     findings,
     separating_component,
     tiles,
-    warnings,
 )
+from bjepa.gradients.report_methods import citations, files, methods
+from bjepa.gradients.report_warnings import warnings
 from bjepa.preproc.html import write_page
 
 N_EXTREMES = 4  # regions named at each end of a gradient

@@ -19,8 +19,9 @@ from bjepa.gradients.pipeline import GradientRun
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.gradients.regions import Regions, unnamed_regions
 from bjepa.gradients.report import PICTURES, write_report
+from bjepa.gradients.report_findings import cortex_and_subcortex, findings, tiles
 from bjepa.gradients.report_methods import citations, files, methods
-from bjepa.gradients.report_text import cortex_and_subcortex, findings, listed, ranges, tiles, warnings
+from bjepa.gradients.report_warnings import listed, ranges, warnings
 
 N_ROIS, N_COMPONENTS = 24, 5
 OPTIONS = GradientOptions(n_components=N_COMPONENTS, sparsity=0.5)

@@ -1,28 +1,25 @@
-"""What the first screen of the report says: what was computed, what to beware of, what was found.
+"""What a run found, in numbers and sentences for the first screen of the report. R regions, C components.
 
-R regions, C components. Text only; the page escapes it.
+Text only; the page escapes it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from bjepa.gradients.embedding import SMALL_GAP
-from bjepa.gradients.figures.style import MANY_REGIONS, by_network
+from bjepa.gradients.figures.style import by_network
 from bjepa.gradients.pipeline import GradientRun
 
 FIRST = 3  # components that the sentences are about
-FEW = 10  # pairs among the first FEW components are named one by one
+FEW = 10  # components among which a single one is named
 SEPARATES = 0.1  # share of a gradient's variance between cortex and subcortex; less is not told as one
-EXACT = 1e-8  # a larger relative residual is told
 
 
 def tiles(run: GradientRun) -> list[tuple[str, str]]:
     """Number and what it is."""
     n_rois, n_components = run.result.gradients.shape
-    shown = [(f"{n_rois:,}", _places(run))]
+    shown = [(f"{n_rois:,}", places(run))]
     shown.append((str(n_components), "components"))
     if run.group.n_scans:
         shown.append((str(run.group.n_scans), "scans" if run.group.n_scans > 1 else "scan"))
@@ -35,142 +32,12 @@ def tiles(run: GradientRun) -> list[tuple[str, str]]:
         told = f"variance of connectivity in components 1 to {first}"
         shown.append((f"{100 * run.variance[first - 1]:.0f} %", told))
     if run.stability is not None:
-        r = _stability_rows(run, "all")["r"]
+        r = stability_rows(run, "all")["r"]
         shown.append((f"{r.iloc[0]:.2f}", "r of gradient 1 between halves"))
     if run.check is not None:
         told = f"smallest cosine with BrainSpace's {n_components} components"
         shown.append((f"{run.check['subspace_cosine_min']:.5f}", told))
     return shown
-
-
-def warnings(run: GradientRun) -> list[str]:
-    """What to know before the gradients are used; the gravest first."""
-    found = [
-        _of_check(run),
-        _of_kept(run),
-        _of_comparison(run),
-        _of_alignment(run),
-        _of_stability(run),
-        _of_pairs(run),
-        _of_cut(run),
-        _of_residuals(run),
-        _of_failures(run),
-    ]
-    return [text for text in found if text]
-
-
-def _of_check(run: GradientRun) -> str:
-    if run.check is None or run.check["agrees"]:
-        return ""
-    return "The cross-check with BrainSpace does not agree: see the section below for why."
-
-
-def _of_kept(run: GradientRun) -> str:
-    lost = np.flatnonzero(~run.result.kept)
-    if not len(lost):
-        return ""
-    names = run.group.regions.names
-    told = "" if len(names) > MANY_REGIONS else f": {listed([names[row] for row in lost])}"
-    return (
-        f"{len(lost):,} of {len(names):,} {_places(run)} have no gradients (n/a in the files), because they "
-        f"have no signal or no link with the others at this sparsity{told}."
-    )
-
-
-def _places(run: GradientRun) -> str:
-    return "regions" if run.n_neighbors is None else "vertices"
-
-
-def _of_comparison(run: GradientRun) -> str:
-    if run.comparison is None:
-        return ""
-    table = run.comparison.table
-    return _no_better_than_shuffled(run.comparison.file, table["r_aligned"], table["r_null"])
-
-
-def _of_alignment(run: GradientRun) -> str:
-    if run.alignment is None:
-        return ""
-    return _no_better_than_shuffled(run.alignment.reference, run.alignment.r, run.alignment.r_null)
-
-
-def _no_better_than_shuffled(what: str, r: ArrayLike, null: ArrayLike) -> str:
-    first = np.abs(np.asarray(r, dtype=np.float64))[:FIRST]
-    if (first > np.asarray(null, dtype=np.float64)[:FIRST]).any():
-        return ""
-    return (
-        f"Gradients 1 to {len(first)} agree with {what} no better than with the same regions shuffled (r "
-        f"{', '.join(f'{value:.2f}' for value in first)} after alignment). Most likely its rows are other "
-        "regions, or the same in another order."
-    )
-
-
-def _of_stability(run: GradientRun) -> str:
-    if run.stability is None:
-        return ""
-    rows = _stability_rows(run, "all")
-    weak = rows.loc[~(rows["r_low"] > rows["r_null"]), "component"].tolist()
-    texts = []
-    if weak:
-        texts.append(
-            "Between halves of the participants these components agree no better than shuffled regions may: "
-            f"{ranges(weak)} (lower end of the interval within the null). Do not read them one by one."
-        )
-    if len(deep := _stability_rows(run, "subcortex")):
-        low = deep.loc[~(deep["r_low"] > deep["r_null"]) & (deep["component"] <= FIRST), "component"].tolist()
-        if low:
-            texts.append(f"Within the subcortex this holds even for {ranges(low)}.")
-    return " ".join(texts)
-
-
-def _of_pairs(run: GradientRun) -> str:
-    pairs = run.result.near_degenerate_pairs()
-    if not pairs:
-        return ""
-    early = [pair for pair in pairs if pair[0] < FEW]
-    told, later = "; ".join(_runs_of(early)), len(pairs) - len(early)
-    if later:
-        told += f", and {later} more pairs" if early else f"{later} pair{'s' if later > 1 else ''}"
-        told += f" beyond component {FEW}"
-    return (
-        f"Components that nearly coincide (eigenvalues closer than {100 * SMALL_GAP:.0f} %): {told}. Of such "
-        "a pair the plane is determined, the two axes in it hardly: another sample turns them. Compare them "
-        "after alignment, or as a subspace."
-    )
-
-
-def _runs_of(pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """[(1, 2), (4, 5), (5, 6)] -> ["1 and 2", "4 to 6"]."""
-    runs: list[list[int]] = []
-    for first, second in pairs:
-        if runs and runs[-1][-1] == first:
-            runs[-1].append(second)
-        else:
-            runs.append([first, second])
-    return [f"{run[0]} {'and' if len(run) == 2 else 'to'} {run[-1]}" for run in runs]
-
-
-def _of_cut(run: GradientRun) -> str:
-    gap = float(run.result.relative_gaps()[-1])
-    if not gap < SMALL_GAP:  # nan: nothing was left out
-        return ""
-    last = run.result.gradients.shape[1]
-    return (
-        f"Component {last}, the last one kept, is only {100 * abs(gap):.1f} % from the first one left out: "
-        "it is determined only together with it."
-    )
-
-
-def _of_residuals(run: GradientRun) -> str:
-    worst = float(run.result.residuals.max())
-    return f"The solver left a relative residual of {worst:.0e}; 0 is exact." if worst > EXACT else ""
-
-
-def _of_failures(run: GradientRun) -> str:
-    if run.individuals is None or not len(run.individuals.failures):
-        return ""
-    people = [str(source) for source in run.individuals.failures["source"]]
-    return f"{len(people)} participants have no gradients of their own (failures.tsv): {listed(people)}."
 
 
 def findings(run: GradientRun) -> list[str]:
@@ -212,7 +79,7 @@ def _explained(run: GradientRun) -> str:
 def _halves(run: GradientRun) -> str:
     if run.stability is None:
         return ""
-    rows = _stability_rows(run, "all").head(FIRST)
+    rows = stability_rows(run, "all").head(FIRST)
     told = ", ".join(
         f"{row.r:.2f} [{row.r_low:.2f}, {row.r_high:.2f}]" for row in rows.itertuples(index=False)
     )
@@ -314,26 +181,11 @@ def _share_between(values: NDArray[np.float64], first: NDArray[np.bool_], second
     return float(np.corrcoef(values[known], first[known])[0, 1] ** 2)
 
 
-def _stability_rows(run: GradientRun, structure: str) -> Any:  # pandas.DataFrame
+def places(run: GradientRun) -> str:
+    return "regions" if run.n_neighbors is None else "vertices"
+
+
+def stability_rows(run: GradientRun, structure: str) -> Any:  # pandas.DataFrame
     assert run.stability is not None
     table = run.stability.table
     return table[table["structure"] == structure]
-
-
-def listed(names: Sequence[str], n_shown: int = 8) -> str:
-    """The first names, and how many more."""
-    more = len(names) - n_shown
-    return ", ".join(names[:n_shown]) + (f" and {more} more" if more > 0 else "")
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """[1, 4, 5, 6, 9] -> "1, 4 to 6, 9"."""
-    told = []
-    start = previous = None
-    for number in [*numbers, None]:
-        if previous is not None and number != previous + 1:
-            told.append(f"{start}" if start == previous else f"{start} to {previous}")
-            start = None
-        start = number if start is None else start
-        previous = number
-    return ", ".join(told)
