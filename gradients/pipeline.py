@@ -99,7 +99,8 @@ class GradientRun:
 class _Named:
     """What the files hold that options name."""
 
-    reference: "Reference | None" = None
+    reference: "Reference | None" = None  # --align-to
+    theirs: "Reference | None" = None  # --compare
     maps: Any = None  # pandas.DataFrame, one row a region
     labels: list[str] | None = None  # group of each scan, "" of none
 
@@ -197,7 +198,7 @@ def _open_named(
     given: Input, source: Path, options: GradientOptions, asked: Asked, participants: Path | None
 ) -> _Named:
     """Read what options name; refuse what they cannot have."""
-    reference, maps, labels = None, None, None
+    reference, theirs, maps, labels = None, None, None, None
     if asked.align_to == HCP:
         from bjepa.gradients.alignment import hcp_reference
 
@@ -210,6 +211,10 @@ def _open_named(
         from bjepa.gradients.alignment.joint import connectivity_of
 
         connectivity_of(reference)
+    if asked.compare is not None:
+        from bjepa.gradients.alignment import load_reference
+
+        theirs = load_reference(asked.compare, given.regions)
     if asked.maps is not None:
         from bjepa.gradients.quality.maps import read_maps
 
@@ -220,7 +225,7 @@ def _open_named(
         scans = given.need_scans("--group-by")
         labels, found = group_labels(scans, asked.group_by, participants=participants, source=source)
         log.info("--group-by %s: from %s", asked.group_by, found)
-    return _Named(reference=reference, maps=maps, labels=labels)
+    return _Named(reference=reference, theirs=theirs, maps=maps, labels=labels)
 
 
 def _cross_check(
@@ -266,10 +271,10 @@ def _judged(run: GradientRun, named: _Named, asked: Asked, n_jobs: int, bar: Bar
         from bjepa.gradients.quality.variance import variance_explained
 
         found["variance"] = variance_explained(fc, values)
-    if asked.compare is not None:
+    if named.theirs is not None:
         from bjepa.gradients.quality.compare import compare_gradients
 
-        found["comparison"] = compare_gradients(values, asked.compare, regions, seed=asked.seed)
+        found["comparison"] = compare_gradients(values, named.theirs, seed=asked.seed)
     if asked.split_half:
         from bjepa.gradients.quality.stability import split_half
 

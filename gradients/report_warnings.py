@@ -6,7 +6,6 @@ Text only; the page escapes it.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from bjepa.gradients.embedding import SMALL_GAP
 from bjepa.gradients.figures.style import MANY_REGIONS
@@ -51,27 +50,15 @@ def _of_kept(run: GradientRun) -> str:
 
 
 def _of_comparison(run: GradientRun) -> str:
-    if run.comparison is None:
-        return ""
-    table = run.comparison.table
-    return _no_better_than_shuffled(run.comparison.file, table["r_aligned"], table["r_null"])
+    return "" if run.comparison is None else _doubt(run.comparison.file, run.comparison.doubt)
 
 
 def _of_alignment(run: GradientRun) -> str:
-    if run.alignment is None:
-        return ""
-    return _no_better_than_shuffled(run.alignment.reference, run.alignment.r, run.alignment.r_null)
+    return "" if run.alignment is None else _doubt(run.alignment.reference, run.alignment.doubt)
 
 
-def _no_better_than_shuffled(what: str, r: ArrayLike, null: ArrayLike) -> str:
-    first = np.abs(np.asarray(r, dtype=np.float64))[:FIRST]
-    if (first > np.asarray(null, dtype=np.float64)[:FIRST]).any():
-        return ""
-    return (
-        f"Gradients 1 to {len(first)} agree with {what} no better than with the same regions shuffled (r "
-        f"{', '.join(f'{value:.2f}' for value in first)} after alignment). Most likely its rows are other "
-        "regions, or the same in another order."
-    )
+def _doubt(what: str, doubt: str) -> str:
+    return f"{what}: {doubt}." if doubt else ""
 
 
 def _of_stability(run: GradientRun) -> str:

@@ -19,7 +19,7 @@ The way of a scan, and where to look for each step:
     exports/, check/     afterwards: other programs' layouts; is the output what it promises?
     engines.py           processes or a Dask cluster
     demo/                a simulated cohort and its atlas
-    files.py, errors.py, participants.py, software.py, html.py   what several of these share
+    files.py, errors.py, participants.py, software.py, html.py, brainspace_files.py   what several share
 """
 
 from bjepa.preproc.atlas import Atlas, load_atlas

@@ -16,7 +16,7 @@ can Schaefer parcels in the other network order, for which there is a warning of
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ class Alignment:
     r: NDArray[np.float64]  # (k,) after alignment
     r_null: NDArray[np.float64]  # (k,) 95th percentile of |r| with the reference's rows permuted
     reference_values: NDArray[np.float64]  # (R, k), NaN where it has no region
+    doubt: str = ""  # why its rows may be other regions than ours, "" if nothing says so
 
 
 def align(
@@ -106,8 +107,7 @@ def align(
         ),
         reference_values=values,
     )
-    warn_if_unrelated(made, reference, gradients)
-    return made
+    return with_doubt(made, reference, gradients)
 
 
 def shared_rows(gradients: NDArray[np.float64], reference: Reference) -> NDArray[np.bool_]:
@@ -152,19 +152,24 @@ def permuted_rows_r(
     return percentile
 
 
-def warn_if_unrelated(made: Alignment, reference: Reference, gradients: NDArray[np.float64]) -> None:
-    """Warn where the rows of the reference seem to be other regions than ours."""
+def with_doubt(made: Alignment, reference: Reference, gradients: NDArray[np.float64]) -> Alignment:
+    """The alignment with its `doubt`, of which a warning is given."""
+    doubt = _doubt(made, reference, gradients)
+    if doubt:
+        log.warning("%s: %s", made.reference, doubt)
+    return replace(made, doubt=doubt)
+
+
+def _doubt(made: Alignment, reference: Reference, gradients: NDArray[np.float64]) -> str:
+    """Whether the rows of the reference seem to be other regions than ours."""
     r, null = made.r[:FIRST], made.r_null[:FIRST]
     if not (r > null).any():
-        log.warning(
-            "%s: after alignment r of the first components is %s, no more than permuted regions reach (%s): "
-            "its rows are probably in another order, or of another atlas",
-            made.reference,
-            _listed(r),
-            _listed(null),
+        return (
+            f"after alignment r of the first components is {_listed(r)}, no more than permuted regions reach "
+            f"({_listed(null)}): its rows are probably in another order, or of another atlas"
         )
     if made.method == "joint":
-        return
+        return ""
     method: Method = "sign" if made.method == "sign" else "procrustes"
     for order in reference.other_orders:
         other = reference.values[order]
@@ -172,14 +177,12 @@ def warn_if_unrelated(made: Alignment, reference: Reference, gradients: NDArray[
         aligned = align_gradients(gradients[rows], other[rows], method=method, n_components=made.n_components)
         r_other = np.diag(correlations(aligned[:, : len(r)], other[rows, : len(r)]))
         if np.mean(np.abs(r_other)) > np.mean(np.abs(r)) + ORDER_MARGIN:
-            log.warning(
-                "%s: r of the first components is %s, but %s if Schaefer parcels are taken in the other "
-                "published order (7 networks for 17, or the reverse): its rows are probably in another order "
-                "than those of INPUT; nothing in the file tells",
-                made.reference,
-                _listed(r),
-                _listed(r_other),
+            return (
+                f"r of the first components is {_listed(r)}, but {_listed(r_other)} if Schaefer parcels are "
+                "taken in the other published order (7 networks for 17, or the reverse): its rows are "
+                "probably in another order than those of INPUT; nothing in the file tells"
             )
+    return ""
 
 
 def _listed(values: NDArray[np.float64]) -> str:

@@ -31,7 +31,7 @@ from bjepa.gradients.alignment.quiet import without_tie_warnings
 from bjepa.gradients.alignment.reference import Reference
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.gradients.regions import Regions
-from bjepa.preproc.demo.atlas import brainspace_datasets
+from bjepa.preproc.brainspace_files import brainspace_datasets
 from bjepa.preproc.errors import InputError
 
 HCP_SIZES = (100, 200, 300, 400)

@@ -25,7 +25,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bjepa.gradients.alignment.alignment import Alignment, shared_rows, warn_if_unrelated
+from bjepa.gradients.alignment.alignment import Alignment, shared_rows, with_doubt
 from bjepa.gradients.alignment.procrustes import correlations
 from bjepa.gradients.alignment.quiet import without_tie_warnings
 from bjepa.gradients.alignment.reference import Reference
@@ -118,7 +118,7 @@ def align_jointly(
         r_null=np.percentile(null, 95, axis=0),
         reference_values=values,
     )
-    warn_if_unrelated(made, reference, aligned)
+    made = with_doubt(made, reference, aligned)
     return made, replace(ours, gradients=aligned)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.gradients.regions import Regions
-from bjepa.preproc.demo.atlas import brainspace_datasets
+from bjepa.preproc.brainspace_files import brainspace_datasets
 from bjepa.preproc.errors import InputError
 
 log = logging.getLogger(__name__)

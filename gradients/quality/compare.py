@@ -11,14 +11,12 @@ higher in the other network order of Schaefer parcels.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.gradients.alignment import align, correlations, load_reference, principal_cosines
-from bjepa.gradients.regions import Regions
+from bjepa.gradients.alignment import Reference, align, correlations, principal_cosines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,23 +33,21 @@ class Comparison:
     subspaces: "pd.DataFrame"  # n_components cosine_min cosine_mean
     n_components: int  # that both have
     n_regions: int  # that both have
+    doubt: str = ""  # as of Alignment
 
 
-def compare_gradients(
-    values: NDArray[np.float64], file: str | Path, regions: Regions, *, seed: int = 0
-) -> Comparison:
-    """Compare gradients (R, C; NaN rows have none) with a file (.csv .tsv .h5) of the same regions.
+def compare_gradients(values: NDArray[np.float64], reference: Reference, *, seed: int = 0) -> Comparison:
+    """Compare gradients (R, C; NaN rows have none) with those of a file (`load_reference`).
 
     `best_match` is the component of the file that ours correlates with most, from 1.
 
     Raises
     ------
     InputError
-        As `load_reference` (another atlas, other regions) and `align`.
+        As `align`.
     """
     import pandas as pd
 
-    reference = load_reference(file, regions)
     aligned = align(values, reference, seed=seed)
     n = aligned.n_components
     ours, theirs = values[aligned.rows], reference.values[aligned.rows]
@@ -82,4 +78,5 @@ def compare_gradients(
         subspaces=subspaces,
         n_components=n,
         n_regions=int(aligned.rows.sum()),
+        doubt=aligned.doubt,
     )

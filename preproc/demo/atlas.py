@@ -11,7 +11,6 @@ Schaefer, and is for the simulated cohort only.
 """
 
 import functools
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.preproc.brainspace_files import brainspace_datasets
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_tsv
 
@@ -105,17 +105,6 @@ def demo_table() -> Any:
     table = pd.concat([subcortex, cortex], ignore_index=True)
     table["index"] = np.arange(1, N_ROIS + 1)
     return table
-
-
-def brainspace_datasets() -> Path:
-    """The folder of data files in the brainspace package, found without importing it (it pulls in vtk)."""
-    spec = importlib.util.find_spec("brainspace")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "The package brainspace is not installed; the demo's surfaces and group matrix are in it.",
-            hint="Install it: pip install brainspace",
-        )
-    return Path(spec.submodule_search_locations[0]) / "datasets"
 
 
 def _cortex_vertices(table: Any) -> tuple[NDArray[np.float64], NDArray[np.int16]]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.preproc.demo.atlas import N_ROIS, N_SUBCORTEX, brainspace_datasets, demo_table
+from bjepa.preproc.brainspace_files import brainspace_datasets
+from bjepa.preproc.demo.atlas import N_ROIS, N_SUBCORTEX, demo_table
 
 AGE_RANGE = 20.0, 80.0  # years, uniform: standard deviation 17
 AGE_EFFECT, SEX_EFFECT, IDIOSYNCRATIC = 0.25, 0.3, 0.3

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes, subspace_angles
 from scipy.stats import ortho_group
 
+from bjepa.gradients.alignment import load_reference
 from bjepa.gradients.alignment.hcp import hcp_connectivity
-from bjepa.gradients.quality.compare import compare_gradients
+from bjepa.gradients.quality.compare import Comparison, compare_gradients
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.gradients.regions import Regions, unnamed_regions
 from bjepa.preproc.atlas.published import schaefer_table
@@ -18,6 +19,10 @@ from bjepa.preproc.demo.atlas import demo_table
 from bjepa.preproc.errors import InputError
 
 Array = NDArray[np.float64]
+
+
+def compare(ours: Array, file: Path, regions: Regions) -> Comparison:
+    return compare_gradients(ours, load_reference(file, regions))
 
 
 def save(path: Path, values: Array) -> Path:
@@ -30,7 +35,7 @@ def test_a_swap_and_a_turn_are_told(tmp_path: Path) -> None:
     ours = rng.normal(size=(41, 7)) * [4, 3, 2.9, 2, 1.5, 1, 0.5] + 0.3
     theirs = np.hstack([-ours[:, [1, 0]], ours[:, 2:5] @ ortho_group(3, seed=1).rvs()])  # 5 of them
     theirs += 0.05 * rng.normal(size=theirs.shape)
-    found = compare_gradients(ours, save(tmp_path / "theirs.csv", theirs), unnamed_regions(41))
+    found = compare(ours, save(tmp_path / "theirs.csv", theirs), unnamed_regions(41))
     table = found.table
     assert list(table.columns) == ["component", "r", "best_match", "r_best", "r_aligned", "r_null"]
     assert (found.file, found.n_components, found.n_regions) == ("theirs.csv", 5, 41)
@@ -59,7 +64,7 @@ def test_rows_without_gradients_are_left_out_and_inputs_stay(tmp_path: Path) -> 
     holed = values.copy()
     holed[[2, 9]] = np.nan
     holed.flags.writeable = False
-    found = compare_gradients(holed, path, unnamed_regions(30))
+    found = compare(holed, path, unnamed_regions(30))
     assert found.n_regions == 28
     assert_allclose(found.table["r_aligned"], 1)
     assert_array_equal(found.table["best_match"], [1, 2, 3, 4])
@@ -68,7 +73,7 @@ def test_rows_without_gradients_are_left_out_and_inputs_stay(tmp_path: Path) -> 
 def test_another_atlas_is_refused(tmp_path: Path) -> None:
     values = np.random.default_rng(1).normal(size=(30, 4))
     with pytest.raises(InputError, match="30 regions, INPUT has 29"):
-        compare_gradients(values[1:], save(tmp_path / "g.csv", values), unnamed_regions(29))
+        compare(values[1:], save(tmp_path / "g.csv", values), unnamed_regions(29))
 
 
 def test_the_published_table_has_the_17_network_order(
@@ -82,11 +87,12 @@ def test_the_published_table_has_the_17_network_order(
     values[50:] = own[label]
     regions = Regions(table=demo_table())
     caplog.clear()
-    right = compare_gradients(values, shared / "reference/gradient_mapping_450.csv", regions)
+    right = compare(values, shared / "reference/gradient_mapping_450.csv", regions)
     assert "order" not in caplog.text
     assert (right.table["r_aligned"][:8] > 0.92).all() and (right.table["r_null"] < 0.25).all()
     assert (right.subspaces["cosine_min"][1:3] > 0.92).all()
     as_7 = np.vstack([published[:50], published[50:][np.argsort(label)]])
-    wrong = compare_gradients(values, save(tmp_path / "order_of_7.csv", as_7), regions)
+    wrong = compare(values, save(tmp_path / "order_of_7.csv", as_7), regions)
     assert (wrong.table["r_aligned"][:3] < 0.75).all()
     assert "order_of_7.csv: r of the first components" in caplog.text
+    assert "other published order" in wrong.doubt and not right.doubt

@@ -12,7 +12,8 @@ from bjepa.gradients.alignment.hcp import HCP_SIZES, hcp_connectivity, published
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.gradients.regions import Regions, unnamed_regions
 from bjepa.preproc.atlas.published import schaefer_names, schaefer_table
-from bjepa.preproc.demo.atlas import brainspace_datasets, demo_table
+from bjepa.preproc.brainspace_files import brainspace_datasets
+from bjepa.preproc.demo.atlas import demo_table
 from bjepa.preproc.errors import InputError
 
 Array = NDArray[np.float64]

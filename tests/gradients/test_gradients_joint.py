@@ -19,7 +19,7 @@ from bjepa.gradients.embedding import diffusion_map
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.gradients.regions import Regions
 from bjepa.preproc.atlas.published import schaefer_table
-from bjepa.preproc.demo.atlas import brainspace_datasets
+from bjepa.preproc.brainspace_files import brainspace_datasets
 from bjepa.preproc.errors import InputError
 
 Array = NDArray[np.float64]

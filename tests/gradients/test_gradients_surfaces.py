@@ -15,7 +15,7 @@ from bjepa.gradients.figures.surface_view import region_of_faces, surface_figure
 from bjepa.gradients.figures.surfaces import Hemisphere, SurfaceLabels, surface_labels
 from bjepa.gradients.regions import Regions
 from bjepa.preproc.atlas.published import schaefer_table, schaefer_vertices, tian_table
-from bjepa.preproc.demo.atlas import brainspace_datasets
+from bjepa.preproc.brainspace_files import brainspace_datasets
 
 FSLR, FSAVERAGE5 = 32492, 10242
 LEFT, RIGHT = "CIFTI_STRUCTURE_CORTEX_LEFT", "CIFTI_STRUCTURE_CORTEX_RIGHT"

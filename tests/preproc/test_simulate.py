@@ -13,6 +13,7 @@ from nilearn.maskers import NiftiLabelsMasker
 from numpy.testing import assert_allclose
 from scipy.linalg import expm
 
+from bjepa.preproc.brainspace_files import brainspace_datasets
 from bjepa.preproc.demo import atlas as demo_atlas
 from bjepa.preproc.demo import cohort as demo_cohort
 from bjepa.preproc.demo import simulate
@@ -98,12 +99,12 @@ def test_refuses_voxels_that_lose_regions() -> None:
 def test_says_that_brainspace_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install brainspace"):
-        demo_atlas.brainspace_datasets()
+        brainspace_datasets()
 
 
 def test_population_holds_the_published_matrix_in_17_network_order(population: Population) -> None:
     hcp = np.loadtxt(
-        demo_atlas.brainspace_datasets() / "matrices/main_group/schaefer_400_mean_connectivity_matrix.csv",
+        brainspace_datasets() / "matrices/main_group/schaefer_400_mean_connectivity_matrix.csv",
         delimiter=",",
     )
     label_7 = demo_table()["label_7networks"].to_numpy()
