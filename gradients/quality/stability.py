@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.bar import NO_BAR, Bar
 from bjepa.gradients.connectivity.measure import Measure, Weights, participant_maps
 from bjepa.gradients.quality.agreement import MIN_REGIONS, Agreement, agreement, subspace_sizes
 from bjepa.gradients.quality.halves import HalfMeans, draw_halves, splits_at_once
@@ -40,8 +41,6 @@ from bjepa.preproc.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from bjepa.gradients.bar import Bar
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def split_half(
     n_position: int = 3,
     n_jobs: int = 1,
     max_memory_gb: float = 1.0,
-    bar: "Bar | None" = None,
+    bar: Bar = NO_BAR,
 ) -> Stability:
     """Stability of `full` (R, C), the gradients of all scans as written, between halves of the participants.
 
@@ -125,20 +124,16 @@ def split_half(
     found: list[Agreement | str] = []
     for start in range(0, len(halves), at_once):
         some = halves[start : start + at_once]
-        if bar:
-            bar.begin("split-half: connectivity", len(people))
+        bar.begin("split-half: connectivity", len(people))
         means = HalfMeans(some, len(full))
         for one in participant_maps(scans, measure, weights=weights, n_jobs=n_jobs):
             means.add(one)
-            if bar:
-                bar.step()
-        if bar:
-            bar.begin("split-half: gradients", len(some))
+            bar.step()
+        bar.begin("split-half: gradients", len(some))
         tasks = ((*means.means(split), (seed, start + split)) for split in range(len(some)))
         for result in _in_threads(compare, tasks, n_jobs):
             found.append(result)
-            if bar:
-                bar.step()
+            bar.step()
         del means, tasks  # before the sums of the next pass are made
     good = _good(found)
     return _summary(

@@ -62,7 +62,7 @@ def cortex_against_subcortex(
         "ratio": float(ratio),
         "ratio_low": float(np.percentile(ratios, 2.5)),
         "ratio_high": float(np.percentile(ratios, 97.5)),
-        "p": (1 + extreme) / (1 + n_permutations),
+        "p": float((1 + extreme) / (1 + n_permutations)),
         "n_cortex": len(cortex),
         "n_subcortex": len(subcortex),
         "n_permutations": n_permutations,
