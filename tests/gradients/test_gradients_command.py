@@ -438,3 +438,24 @@ def test_vertices_keep_their_nearest_neighbours_only(tmp_path: Path) -> None:
     found = np.linalg.lstsq(np.column_stack([plane, np.ones(300)]), mixing[0], rcond=None)[1]
     assert 1 - found / ((mixing[0] - mixing[0].mean()) ** 2).sum() > 0.9  # the ring's first wave
     assert not (out / "figures/connectivity.png").exists() and "the 30 largest" in text(out / "report.html")
+
+
+def test_maps_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = study(tmp_path / "study"), tmp_path / "out"
+    common = [str(source), "--n-components", "3", "--sparsity", "0.5"]
+    assert main([*common, str(out)]) == 0
+    own = load_gradients(out / "gradients.csv").values
+    table = pd.DataFrame({"name": [f"name-{n}" for n in range(N_ROIS)], "copy": own[:, 1]})
+    table["noise"] = np.random.default_rng(0).normal(size=N_ROIS)
+    table[::-1].to_csv(tmp_path / "maps.csv", index=False)  # rows are found by name
+    asked = ["--maps", str(tmp_path / "maps.csv"), "--null", "variogram", "--n-permutations", "49"]
+    assert main([*common, str(out), *asked]) == 0
+    found = pd.read_csv(out / "maps.tsv", sep="\t").set_index(["map", "component"])
+    assert_allclose(found.loc[("copy", 2), "r"], 1)
+    assert found.loc[("copy", 2), "p"] == 0.02 < found.loc[("noise", 1), "p"]
+    assert (out / "figures/maps.svg").is_file() and "variogram" in text(out / "report.html")
+
+    (tmp_path / "short.csv").write_text("a\n" + "1\n" * 5)
+    capsys.readouterr()
+    assert main([*common, str(tmp_path / "new"), "--maps", str(tmp_path / "short.csv")]) == 2
+    assert "short.csv" in capsys.readouterr().err and not (tmp_path / "new").exists()
