@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HCP = "hcp"  # the word for --align-to
+MAX_DENSE = 12_000  # regions; a matrix of them is 1.2 GB, and five are held at once
 AlignmentMethod = Literal["procrustes", "joint", "none"]
 
 
@@ -188,10 +189,17 @@ def _check_possible(
             f"{', '.join(dense)}: not together with --n-neighbors, which never forms the whole matrix.",
             hint="Leave --n-neighbors out, if the regions are few enough, or the others.",
         )
+    n_rois = len(given.regions.names)
+    if n_neighbors is None and n_rois > MAX_DENSE:
+        raise InputError(
+            f"{n_rois} regions: five matrices of {8e-9 * n_rois**2:.1f} GB would be needed, at most {MAX_DENSE} "
+            "regions are taken so.",
+            hint="Give --n-neighbors, for instance 1000: of each vertex the nearest others, in bounded memory.",
+        )
     if asked.cross_check:
         from bjepa.gradients.quality.crosscheck import check_possible
 
-        check_possible(len(given.regions.names), options.n_components)
+        check_possible(n_rois, options.n_components)
 
 
 def _open_named(

@@ -437,6 +437,9 @@ def test_vertices_keep_their_nearest_neighbours_only(tmp_path: Path) -> None:
     plane = load_gradients(out / "gradients.csv").values[:, :2]
     found = np.linalg.lstsq(np.column_stack([plane, np.ones(300)]), mixing[0], rcond=None)[1]
     assert 1 - found / ((mixing[0] - mixing[0].mean()) ** 2).sum() > 0.9  # the ring's first wave
+    np.save(tmp_path / "many.npy", np.zeros((5, 12_001), dtype=np.float32))
+    assert main([str(tmp_path / "many.npy"), str(tmp_path / "new"), "--n-components", "4"]) == 2
+    assert not (tmp_path / "new").exists()
     assert not (out / "figures/connectivity.png").exists() and "the 30 largest" in text(out / "report.html")
 
 
