@@ -192,9 +192,9 @@ def _check_possible(
     n_rois = len(given.regions.names)
     if n_neighbors is None and n_rois > MAX_DENSE:
         raise InputError(
-            f"{n_rois} regions: five matrices of {8e-9 * n_rois**2:.1f} GB would be needed, at most {MAX_DENSE} "
-            "regions are taken so.",
-            hint="Give --n-neighbors, for instance 1000: of each vertex the nearest others, in bounded memory.",
+            f"{n_rois} regions: five matrices of {8e-9 * n_rois**2:.1f} GB would be needed; at most "
+            f"{MAX_DENSE} regions are taken so.",
+            hint="Give --n-neighbors, e.g. 1000: of each vertex the nearest others, in bounded memory.",
         )
     if asked.cross_check:
         from bjepa.gradients.quality.crosscheck import check_possible
