@@ -28,10 +28,12 @@ from bjepa.gradients.figures.surface_view import surface_figure
 from bjepa.gradients.figures.surfaces import SurfaceLabels, surface_labels
 from bjepa.gradients.figures.volume import volume_figure
 from bjepa.gradients.pipeline import GradientRun
+from bjepa.gradients.quality.structures import CAVEAT
 from bjepa.gradients.report_findings import (
     SEPARATES,
     cortex_and_subcortex,
     findings,
+    moved_of_structures,
     separating_component,
     tiles,
 )
@@ -66,6 +68,8 @@ def write_report(folder: Path, run: GradientRun) -> None:
         warnings=warnings(run),
         findings=findings(run),
         cortex_sentence=cortex_and_subcortex(run),
+        moved_sentence=moved_of_structures(run),
+        moved_caveat=CAVEAT,
         networks_known=run.group.regions.networks() is not None,
         small_gap=SMALL_GAP,
         extremes=_extremes(run),

@@ -43,7 +43,7 @@ def tiles(run: GradientRun) -> list[tuple[str, str]]:
 def findings(run: GradientRun) -> list[str]:
     """What was found, a sentence each."""
     found = [_ends(run), _explained(run), _halves(run), _reference(run), _compared(run), _of_maps(run)]
-    found += [cortex_and_subcortex(run), _agreement(run)]
+    found += [cortex_and_subcortex(run), moved_of_structures(run), _agreement(run)]
     return [text for text in found if text]
 
 
@@ -151,6 +151,20 @@ def cortex_and_subcortex(run: GradientRun) -> str:
         f"Of gradients 1 to {n_first}, gradient {k + 1} separates the subcortex from the cortex most: "
         f"{100 * share:.0f} % of its variance lies between the two, and the median subcortical region is "
         f"beyond {100 * max(place, 1 - place):.0f} % of cortical ones."
+    )
+
+
+def moved_of_structures(run: GradientRun) -> str:
+    """Whether the places of subcortical regions are as stable as those of cortical ones, in a sentence."""
+    from bjepa.gradients.quality.structures import cortex_against_subcortex
+
+    found = None if run.stability is None else cortex_against_subcortex(run.stability)
+    if found is None:
+        return ""
+    return (
+        f"Between halves, subcortical regions ({found['n_subcortex']}) move {found['ratio']:.1f} times "
+        f"[{found['ratio_low']:.1f}, {found['ratio_high']:.1f}] as far as cortical ones "
+        f"({found['n_cortex']}; p = {found['p']:.2g} by permuting the two labels)."
     )
 
 

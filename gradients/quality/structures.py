@@ -36,7 +36,7 @@ def cortex_against_subcortex(
         ratio_low, ratio_high : 2.5 and 97.5 percent of the ratio over the splits
         p : share of permutations of the two labels over regions with a ratio as far from 1, either way
         n_cortex, n_subcortex, n_permutations
-        caveat : what the numbers do not say
+    What the numbers do not say: CAVEAT.
     """
     moved = stability.regions["displacement"].to_numpy(dtype=np.float64)
     structure = stability.regions["structure"].to_numpy()
@@ -66,5 +66,4 @@ def cortex_against_subcortex(
         "n_cortex": len(cortex),
         "n_subcortex": len(subcortex),
         "n_permutations": n_permutations,
-        "caveat": CAVEAT,
     }

@@ -19,7 +19,7 @@ from bjepa.gradients.pipeline import GradientRun
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.gradients.regions import Regions, unnamed_regions
 from bjepa.gradients.report import PICTURES, write_report
-from bjepa.gradients.report_findings import cortex_and_subcortex, findings, tiles
+from bjepa.gradients.report_findings import cortex_and_subcortex, findings, moved_of_structures, tiles
 from bjepa.gradients.report_methods import citations, files, methods
 from bjepa.gradients.report_warnings import listed, ranges, warnings
 
@@ -57,9 +57,10 @@ def stability(*, low: float = 0.6) -> Any:
     table.loc[table["component"].isin([2, 3, 5]) & (table["structure"] == "all"), "r_low"] = low
     table = table.assign(r_null=0.35, n_regions=20, n_splits=50)
     k = np.arange(1, N_COMPONENTS + 1)
-    regions = pd.DataFrame(
-        {"index": range(1, N_ROIS + 1), "name": [f"r{n}" for n in range(N_ROIS)], "structure": "cortex"}
-    ).assign(network7="Vis", displacement=0.3, displacement_low=0.2, displacement_high=0.5)
+    regions = pd.DataFrame({"index": range(1, N_ROIS + 1), "name": [f"r{n}" for n in range(N_ROIS)]}).assign(
+        structure=["cortex"] * 20 + ["subcortex"] * 4, displacement=[0.3] * 20 + [0.75] * 4
+    )
+    regions = regions.assign(network7="Vis", displacement_low=0.2, displacement_high=0.5)
     return SimpleNamespace(
         n_splits=50,
         n_participants=8,
@@ -67,6 +68,7 @@ def stability(*, low: float = 0.6) -> Any:
         table=table,
         subspaces=pd.DataFrame({"n_components": k, "cosine_min": 0.8, "cosine_low": 0.7, "cosine_high": 0.9}),
         regions=regions,
+        displacement_splits=np.outer([1.0, 1.2], regions["displacement"]) + 0.0,
     )
 
 
@@ -313,3 +315,11 @@ def test_lists_in_words() -> None:
     (told,) = warnings(replace(run, result=result))
     assert "5 %): 1 and 2; 4 to 6; 8 and 9, and 2 more pairs beyond component 10. Of" in told
     assert listed(list("abc"), 2) == "a, b and 1 more" and listed(["a"]) == "a"
+
+
+def test_places_of_cortex_and_subcortex_are_compared() -> None:
+    run = everything(toy())
+    told = moved_of_structures(run)
+    assert "subcortical regions (4) move 2.5 times [2.5, 2.5] as far as cortical ones (20; p = 0.0" in told
+    assert told in findings(run)
+    assert moved_of_structures(toy()) == ""
