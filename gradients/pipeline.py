@@ -130,8 +130,7 @@ def make_gradients(
         Anything wrong with INPUT, options, reference or output place; nothing is written then.
     """
     asked = asked or Asked()
-    if output.exists() and not output.is_dir():
-        raise InputError(f"OUTPUT {output} is a file; a folder is needed.")
+    _check_output(source, output)
     given = open_input(source, participants=participants, atlas_dir=atlas_dir, hemisphere=hemisphere)
     _check_possible(given, options, asked, connectivity, weights, n_neighbors)
     named = _open_named(given, source, options, asked, participants)
@@ -159,6 +158,19 @@ def make_gradients(
     run = _judged(run, named, asked, n_jobs, bar)
     run = _write(output, run, connectivity, asked, n_jobs, bar, report)
     return run
+
+
+def _check_output(source: Path, output: Path) -> None:
+    """Refuse an OUTPUT in which files of others would be replaced, or be taken for scans next time."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"OUTPUT {output} is a file; a folder is needed.")
+    made = [name for name in ("shards", "dataset_description.json", "run.json") if (output / name).exists()]
+    if made or (output.is_dir() and source.exists() and output.samefile(source)):
+        what = f"holds {made[0]} of another command" if made else "is INPUT"
+        raise InputError(
+            f"OUTPUT {output} {what}; files there would be mixed up, such as its report.html.",
+            hint=f"Give a folder of its own, e.g. {output / 'gradients'}.",
+        )
 
 
 def _check_possible(

@@ -290,6 +290,13 @@ def test_refused_input_exits_2_and_writes_nothing(tmp_path: Path, capsys: pytest
         assert not out.exists()
     assert main([str(source), str(tmp_path / "file"), "--n-components", "2"]) == 2
     assert main([str(tmp_path / "absent"), str(out)]) == 2
+    before = sorted(source.iterdir())
+    series = larger_study(tmp_path / "larger", n_participants=1) / "series"
+    for given, place in ((source, source), (series, series), (series, source)):
+        capsys.readouterr()
+        assert main([str(given), str(place), "--n-components", "2", "--sparsity", "0.5"]) == 2
+        assert "Give a folder of its own" in capsys.readouterr().err
+    assert sorted(source.iterdir()) == before and len(list(series.iterdir())) == 2
 
     (source / "shards").rename(tmp_path / "elsewhere")
     assert main([str(source), str(out), "--n-components", "2"]) == 2
