@@ -32,9 +32,9 @@ from bjepa.gradients.regions import (
 )
 from bjepa.gradients.scans import Scans, ShardScans, TableScans, is_series
 from bjepa.gradients.surface_series import Hemisphere, choose_hemisphere, is_surface_series
-from bjepa.gradients.tables import SUFFIXES, read_table
+from bjepa.gradients.tables import SUFFIXES, read_table, table_suffix
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.number_tables import looks_transposed, table_suffix
+from bjepa.preproc.number_tables import looks_transposed
 from bjepa.preproc.participants import bare_id, read_participant_list
 from bjepa.preproc.shards import FORMAT as SHARD_FORMAT
 from bjepa.preproc.shards import ShardReader

@@ -33,7 +33,7 @@ from bjepa.gradients.inputs import (
 from bjepa.gradients.recipe import GradientOptions, embed_connectivity
 from bjepa.gradients.surface_series import Hemisphere
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_json, write_tsv
+from bjepa.preproc.files import sweep_leftovers, write_json, write_tsv
 
 if TYPE_CHECKING:
     from bjepa.gradients.alignment import Alignment, Reference
@@ -47,6 +47,11 @@ log = logging.getLogger(__name__)
 
 HCP = "hcp"  # the word for --align-to
 MAX_DENSE = 12_000  # regions; a matrix of them is 1.2 GB, and five are held at once
+WRITTEN = (  # names in OUTPUT that a run replaces or removes
+    *("gradients.csv", "gradients.tsv", "gradients.h5", "eigenvalues.tsv", "cross_check.json"),
+    *("stability.tsv", "stability_regions.tsv", "comparison.tsv", "maps.tsv", "groups.tsv"),
+    *("individuals.tsv", "individuals.h5", "failures.tsv"),
+)
 AlignmentMethod = Literal["procrustes", "joint", "none"]
 
 
@@ -130,7 +135,7 @@ def make_gradients(
         Anything wrong with INPUT, options, reference or output place; nothing is written then.
     """
     asked = asked or Asked()
-    _check_output(source, output)
+    _check_output(source, output, (participants, asked.align_to, asked.compare, asked.maps))
     given = open_input(source, participants=participants, atlas_dir=atlas_dir, hemisphere=hemisphere)
     _check_possible(given, options, asked, connectivity, weights, n_neighbors)
     named = _open_named(given, source, options, asked, participants)
@@ -160,7 +165,7 @@ def make_gradients(
     return run
 
 
-def _check_output(source: Path, output: Path) -> None:
+def _check_output(source: Path, output: Path, read: tuple[Path | str | None, ...]) -> None:
     """Refuse an OUTPUT in which files of others would be replaced, or be taken for scans next time."""
     if output.exists() and not output.is_dir():
         raise InputError(f"OUTPUT {output} is a file; a folder is needed.")
@@ -171,6 +176,12 @@ def _check_output(source: Path, output: Path) -> None:
             f"OUTPUT {output} {what}; files there would be mixed up, such as its report.html.",
             hint=f"Give a folder of its own, e.g. {output / 'gradients'}.",
         )
+    for file in (source, *(Path(name) for name in read if name is not None)):
+        if file.is_file() and output.is_dir() and file.parent.samefile(output) and file.name in WRITTEN:
+            raise InputError(
+                f"{file} would be replaced: OUTPUT {output} gets a file of this name.",
+                hint="Give another OUTPUT, or move the file.",
+            )
 
 
 def _check_possible(
@@ -356,6 +367,9 @@ def _write(
     from bjepa.gradients.groups import remove_groups, write_groups
     from bjepa.gradients.individuals import individual_gradients, remove_individuals
 
+    (output / "gradients.csv").unlink(missing_ok=True)  # written last: while it is there, all is of one run
+    if output.is_dir():
+        sweep_leftovers(output, output / "figures")  # of a killed run
     regions, scans = run.group.regions, run.group.scans
     parameters = {
         **run.options.parameters(),

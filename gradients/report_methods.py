@@ -119,9 +119,13 @@ def _of_alignment(run: GradientRun) -> str:
     found = run.alignment
     if found is None:
         return "The sign of each component is such that its entry of largest magnitude is positive."
+    if found.method == "joint":
+        return (
+            f"They were embedded together with {found.reference} (joint embedding of both matrices over "
+            f"{int(found.rows.sum())} regions, diagonals set to 0), without a rotation."
+        )
     how = {
         "procrustes": "turned by an orthogonal Procrustes rotation",
-        "joint": "embedded jointly with, and turned by an orthogonal Procrustes rotation",
         "sign": "flipped in sign",
     }[found.method]
     return (

@@ -156,6 +156,14 @@ def series_of(
             f"{file} holds {len(table.columns or [])} vertices, not the {len(names)} of the first file.",
             hint="All scans need the same vertices in the same order.",
         )
+    if names is not None and table.columns is not None and sorted(table.columns) == sorted(names):
+        if table.columns != names:
+            first = next(n for n, (a, b) in enumerate(zip(table.columns, names, strict=True)) if a != b)
+            raise InputError(
+                f"{file} has column {first + 1} {table.columns[first]!r}, where the first file has "
+                f"{names[first]!r}: the same regions in another order.",
+                hint="All scans need the same regions in the same order; sort the columns.",
+            )
     if not is_series(table, file):
         raise InputError(
             f"{file} is a connectivity matrix among time series.", hint="Give it alone, as INPUT."

@@ -47,6 +47,8 @@ def read_maps(path: str | Path, regions: Regions) -> "pd.DataFrame":
     """
     path = Path(path)
     table = _read(path)
+    if not len(table):
+        raise InputError(f"{path} has a header but no rows.", hint="One row a region, one column a map.")
     rows = _rows(table, regions, path)  # (R,) of the table, -1 where it lacks the region
     found = {}
     for column in table.columns:

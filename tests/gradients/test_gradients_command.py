@@ -465,6 +465,11 @@ def test_maps_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found.loc[("copy", 2), "p"] == 0.02 < found.loc[("noise", 1), "p"]
     assert (out / "figures/maps.svg").is_file() and "variogram" in text(out / "report.html")
 
+    maps = tmp_path / "out/maps.tsv"  # an input that the run would replace
+    assert main([*common, str(out), "--maps", str(maps)]) == 2 and maps.is_file()
+    assert main([*common, str(out), "--align-to", str(out / "gradients.h5")]) == 2
+    (tmp_path / "header.csv").write_text("name,a\n")
+    assert main([*common, str(tmp_path / "new"), "--maps", str(tmp_path / "header.csv")]) == 2
     (tmp_path / "short.csv").write_text("a\n" + "1\n" * 5)
     capsys.readouterr()
     assert main([*common, str(tmp_path / "new"), "--maps", str(tmp_path / "short.csv")]) == 2

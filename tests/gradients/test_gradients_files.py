@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -239,3 +240,25 @@ def test_gradients_of_others(tmp_path: Path) -> None:
     for name, says in refused.items():
         with pytest.raises(InputError, match=says):
             load_gradients(tmp_path / name)
+
+
+def test_series_of_regions_in_another_order_are_refused(tmp_path: Path) -> None:
+    scan = np.random.default_rng(0).normal(size=(30, 4))
+    for name, columns in (("a", "w\tx\ty\tz"), ("b", "w\ty\tx\tz")):
+        np.savetxt(tmp_path / f"{name}.tsv", scan, delimiter="\t", header=columns, comments="")
+    with pytest.raises(InputError, match="has column 2 'y', where the first file has 'x'"):
+        read_connectivity(tmp_path)
+
+
+def test_a_folder_of_surface_series(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scans = [rng.normal(size=(20, 6)).astype(np.float32) for _ in range(2)]
+    for number, scan in enumerate(scans):
+        arrays = [nibabel.gifti.GiftiDataArray(frame, intent="NIFTI_INTENT_TIME_SERIES") for frame in scan]
+        nibabel.save(
+            nibabel.gifti.GiftiImage(darrays=arrays), tmp_path / f"sub-{number}_hemi-L_bold.func.gii"
+        )
+    read = read_connectivity(tmp_path)
+    expected = [np.arctanh(np.corrcoef(scan.T) - np.eye(6)) for scan in scans]
+    assert_allclose(read.fc, np.mean(expected, axis=0), atol=1e-5)
+    assert read.regions.names[1] == "L-00001" and read.n_participants == 2
