@@ -105,7 +105,7 @@ def test_unrelated_smooth_maps_do_not_pass_the_variogram() -> None:
     maps = as_frame(smooth_maps(SCHAEFER, 30, seed=13))
     p = correlate_maps(maps, gradients, SCHAEFER, null="variogram", n_permutations=59).table["p"]
     assert np.mean(p <= 0.05) < 0.1
-    assert 0.2 < np.mean(p <= 0.5) < 0.65  # 0.30: cautious, as its surrogates vary more than the maps
+    assert 0.2 < np.mean(p <= 0.5) < 0.65  # measured 0.30 with 90 pairs; why is not known
 
 
 # --- null models --------------------------------------------------------------------------------------------
