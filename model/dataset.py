@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bjepa.model.batch import Batch
 from bjepa.model.config import Recipe
 from bjepa.model.masking import collate_masks, released_masks, sample_mask
-from bjepa.model.train_step import Batch
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.participants import bare_id
 from bjepa.preproc.shards import ShardReader
@@ -40,6 +40,7 @@ class Clip(NamedTuple):
     x: Tensor  # (R, L) float32, scaled
     series: int  # number in the ShardReader
     key: ClipKey
+    t_r: float  # seconds between its frames
 
 
 class ShardDataset(Dataset[Clip]):
@@ -112,7 +113,8 @@ class ShardDataset(Dataset[Clip]):
         spare = int(self.reader.series_length[series]) - self.n_frames
         start = int(_generator(WINDOW, self.seed, key.epoch, series).integers(spare + 1))
         clip = self.reader.read(series, start, self.n_frames)  # (L, R)
-        return Clip(torch.from_numpy(np.ascontiguousarray(clip.T)), series, key)
+        t_r = float(self.reader.scans["t_r_out"][self.reader.series_scan[series]])
+        return Clip(torch.from_numpy(np.ascontiguousarray(clip.T)), series, key, t_r)
 
     def scan_id(self, series: int) -> str:
         """Name of the scan that a series is from."""
@@ -149,7 +151,8 @@ class MaskingCollate:
                     for clip in clips
                 ]
             )
-        return Batch(torch.stack([clip.x for clip in clips]), masks, [clip.series for clip in clips])
+        t_r = torch.tensor([clip.t_r for clip in clips], dtype=torch.float32)
+        return Batch(torch.stack([clip.x for clip in clips]), masks, [clip.series for clip in clips], t_r)
 
 
 def epoch_keys(n_items: int, *, epoch: int, seed: int, batch_size: int) -> list[list[ClipKey]]:

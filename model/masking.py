@@ -42,17 +42,23 @@ class Masks:
     """Token lists of a batch, padded with -1, and the weight of each target in each kind's mean.
 
     context_index (B, K) int64 · target_index (B, M) int64 · block_weight (B, 3, M) float32: rows sum to 1, or
-    to 0 where a scan has no target of that kind.
+    to 0 where a scan has no target of that kind · visible_index (B, N') int64, sorted: the tokens that exist
+    in each scan (a missing region has none); None where all do.
     """
 
     context_index: Tensor
     target_index: Tensor
     block_weight: Tensor
+    visible_index: Tensor | None = None
 
     def to(self, device: torch.device) -> "Masks":
         """The same on `device`."""
-        moved = (t.to(device) for t in (self.context_index, self.target_index, self.block_weight))
-        return Masks(*moved)
+        tensors = (self.context_index, self.target_index, self.block_weight, self.visible_index)
+        context, target, weight, visible = (
+            None if t is None else t.to(device, non_blocking=True) for t in tensors
+        )
+        assert context is not None and target is not None and weight is not None
+        return Masks(context, target, weight, visible)
 
 
 def collate_masks(masks: Sequence[ScanMask]) -> Masks:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bjepa.model.config import Loss
+from bjepa.model.config import ObjectiveConfig
 from bjepa.model.masking import Masks
 
 
@@ -25,9 +25,11 @@ class Objective(NamedTuple):
     per_kind: Tensor  # (3,), no gradient
 
 
-def objective(predicted_BMD: Tensor, targets_BMD: Tensor, masks: Masks, *, kind: Loss) -> Objective:
+def objective(
+    predicted_BMD: Tensor, targets_BMD: Tensor, masks: Masks, *, config: ObjectiveConfig
+) -> Objective:
     """Loss of a batch, in float32. Padding does not count."""
-    if kind == "paper":
+    if config.loss == "paper":
         error_BM = (predicted_BMD.float() - targets_BMD).square().mean(dim=2)
         by_kind_B3 = (masks.block_weight * error_BM[:, None]).sum(dim=2)
         has_kind_B3 = masks.block_weight.sum(dim=2) > 0

@@ -12,19 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bjepa.model.config import Loss, OptimizerConfig
+from bjepa.model.batch import Batch
+from bjepa.model.config import ObjectiveConfig, OptimizerConfig
 from bjepa.model.ema import ema_update
 from bjepa.model.jepa import JEPA
-from bjepa.model.masking import KINDS, Masks
+from bjepa.model.masking import KINDS
 from bjepa.model.objective import objective
-
-
-class Batch(NamedTuple):
-    """Some scans and what is hidden of them."""
-
-    x: Tensor  # (B, R, L) float32
-    masks: Masks
-    series: list[int]  # their numbers in the data
 
 
 class StepResult(NamedTuple):
@@ -67,7 +60,7 @@ def train_step(
     batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
     *,
-    loss: Loss,
+    objective_config: ObjectiveConfig,
     lr: float,
     weight_decay: float,
     ema: float,
@@ -101,7 +94,7 @@ def train_step(
     for batch in batches:
         with autocast(batch.x.device, precision):
             predicted, targets = jepa(batch.x, batch.masks.context_index, batch.masks.target_index)
-        batch_loss = objective(predicted, targets, batch.masks, kind=loss)
+        batch_loss = objective(predicted, targets, batch.masks, config=objective_config)
         value = batch_loss.loss.item()
         if not math.isfinite(value):
             broken = _series_with_non_finite(predicted, targets, batch)

@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from bjepa.model.batch import Batch
 from bjepa.model.checkpoint import Checkpoint, save_checkpoint
 from bjepa.model.config import Recipe, load_recipe, recipe_to_toml
 from bjepa.model.dataset import ShardDataset, epoch_loader
@@ -36,7 +37,7 @@ from bjepa.model.report import verdicts, write_report
 from bjepa.model.run_folder import describe_software, open_run
 from bjepa.model.runlog import RunLog, read_metrics
 from bjepa.model.schedules import lr_at, weight_decay_at
-from bjepa.model.train_step import Batch, NonFiniteLossError, StepResult, make_optimizer, train_step
+from bjepa.model.train_step import NonFiniteLossError, StepResult, make_optimizer, train_step
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_json
 
@@ -200,9 +201,9 @@ def _one_epoch(run: _Run, runlog: RunLog) -> dict[str, Any]:
             try:
                 result: StepResult = train_step(
                     run.jepa,
-                    [_to_device(batch, run.device) for batch in portion],
+                    [batch.to(run.device) for batch in portion],
                     run.optimizer,
-                    loss=objective.loss,
+                    objective_config=objective,
                     lr=lr,
                     weight_decay=weight_decay,
                     ema=ema,
@@ -250,10 +251,6 @@ def _portions(batches: DataLoader[Batch], size: int) -> Iterator[list[Batch]]:
             portion = []
     if portion:
         yield portion
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.x.to(device, non_blocking=True), batch.masks.to(device), batch.series)
 
 
 def _save(run: _Run) -> None:

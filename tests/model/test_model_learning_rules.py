@@ -1,6 +1,7 @@
 """model/{objective,ema,schedules,monitors,train_step}.py: hand computations and laws."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from bjepa.model import JEPA, ModelConfig
+from bjepa.model.batch import Batch
 from bjepa.model.config import MaskConfig, ObjectiveConfig, OptimizerConfig
 from bjepa.model.ema import ema_at, ema_update
 from bjepa.model.masking import Masks, collate_masks
@@ -15,7 +17,7 @@ from bjepa.model.masking import sample_mask as draw_mask
 from bjepa.model.monitors import describe, effective_rank, variance_parts
 from bjepa.model.objective import objective
 from bjepa.model.schedules import lr_at, weight_decay_at
-from bjepa.model.train_step import Batch, NonFiniteLossError, make_optimizer, train_step
+from bjepa.model.train_step import NonFiniteLossError, make_optimizer, train_step
 
 CONFIG = ModelConfig(
     n_rois=6,
@@ -29,6 +31,9 @@ CONFIG = ModelConfig(
     predictor_depth=1,
     predictor_num_heads=2,
 )
+
+
+PAPER, POOLED = ObjectiveConfig(loss="paper"), ObjectiveConfig(loss="smooth_l1_pooled")
 
 
 def masks() -> Masks:
@@ -46,7 +51,7 @@ def test_paper_loss_by_hand() -> None:
     difference = torch.zeros(2, 4, 5)
     for scan, values in enumerate([[1, 3, 2, 4], [2, 1, 5, 99]]):
         difference[scan] = torch.tensor(values, dtype=torch.float32)[:, None]
-    found = objective(difference, torch.zeros(2, 4, 5), masks(), kind="paper")
+    found = objective(difference, torch.zeros(2, 4, 5), masks(), config=PAPER)
     first = ((0.5 * 1 + 0.5 * 9) + 4 + 16) / 3
     second = ((0.25 * 4 + 0.75 * 1) + 25) / 2  # two kinds; padding (99) does not count
     assert_allclose(found.loss, (first + second) / 2)
@@ -55,14 +60,14 @@ def test_paper_loss_by_hand() -> None:
 
 def test_smooth_l1_is_pooled_over_elements() -> None:
     difference = torch.tensor([0.5, 2.0, 0.0, 1.0])[None, :, None].repeat(2, 1, 5)
-    found = objective(difference, torch.zeros(2, 4, 5), masks(), kind="smooth_l1_pooled")
+    found = objective(difference, torch.zeros(2, 4, 5), masks(), config=POOLED)
     values = [0.125, 1.5, 0.0, 0.5]
     assert_allclose(found.loss, (sum(values) + sum(values[:3])) / 7)
 
 
 def test_a_kind_that_is_absent_is_nan() -> None:
     one = Masks(*(t[1:] for t in (masks().context_index, masks().target_index, masks().block_weight)))
-    found = objective(torch.ones(1, 4, 5), torch.zeros(1, 4, 5), one, kind="paper")
+    found = objective(torch.ones(1, 4, 5), torch.zeros(1, 4, 5), one, config=PAPER)
     assert found.per_kind[2].isnan() and found.loss.isfinite()
 
 
@@ -99,7 +104,12 @@ def test_schedules_ends_and_peak() -> None:
 def batch(series: list[int], seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     drawn = [draw_mask(6, 4, config=MaskConfig(), generator=generator) for _ in series]
-    return Batch(torch.randn(len(series), 6, 12, generator=generator), collate_masks(drawn), series)
+    return Batch(
+        torch.randn(len(series), 6, 12, generator=generator),
+        collate_masks(drawn),
+        series,
+        torch.full((len(series),), 2.0),
+    )
 
 
 def fresh() -> tuple[JEPA, torch.optim.AdamW]:
@@ -110,13 +120,16 @@ def fresh() -> tuple[JEPA, torch.optim.AdamW]:
 
 def test_law_portions_of_a_batch_make_the_same_update() -> None:
     whole, results = batch([4, 7, 1]), []
+    parts = (whole.masks.context_index, whole.masks.target_index, whole.masks.block_weight)
     portions = [
-        Batch(whole.x[s], Masks(*(t[s] for t in vars(whole.masks).values())), whole.series[s])
+        Batch(whole.x[s], Masks(*(m[s] for m in parts)), whole.series[s], whole.t_r[s])
         for s in (slice(0, 1), slice(1, 3))
     ]
     for batches in ([whole], portions):
         jepa, optimizer = fresh()
-        result = train_step(jepa, batches, optimizer, loss="paper", lr=1e-2, weight_decay=0.1, ema=0.9)
+        result = train_step(
+            jepa, batches, optimizer, objective_config=PAPER, lr=1e-2, weight_decay=0.1, ema=0.9
+        )
         results.append((result, jepa.state_dict()))
     (one, weights), (two, also) = results
     assert one.loss == pytest.approx(two.loss, rel=1e-5)
@@ -128,14 +141,23 @@ def test_law_portions_of_a_batch_make_the_same_update() -> None:
 def test_a_step_clips_decays_and_moves_the_target() -> None:
     jepa, optimizer = fresh()
     before = {k: v.clone() for k, v in jepa.state_dict().items()}
-    settings = {"lr": 0.0, "weight_decay": 0.5, "ema": 0.5}
-    result = train_step(jepa, [batch([0, 1])], optimizer, loss="paper", max_grad_norm=1e-3, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"lr": 0.0, "weight_decay": 0.5, "ema": 0.5}
+    result = train_step(
+        jepa, [batch([0, 1])], optimizer, objective_config=PAPER, max_grad_norm=1e-3, **settings
+    )
     norm = torch.stack([p.grad.norm() for p in jepa.parameters() if p.grad is not None]).norm()
     assert result.grad_norm > 0.01 and norm == pytest.approx(1e-3, rel=1e-2)
     assert all(torch.equal(before[k], v) for k, v in jepa.state_dict().items() if "target" not in k)  # lr 0
     decays = {group["decays"]: group["weight_decay"] for group in optimizer.param_groups}
     assert decays == {True: 0.5, False: 0.0}
-    low = train_step(jepa, [batch([0, 1])], optimizer, loss="smooth_l1_pooled", precision="bf16", **settings)
+    low = train_step(
+        jepa,
+        [batch([0, 1])],
+        optimizer,
+        objective_config=POOLED,
+        precision="bf16",
+        **settings,
+    )
     assert math.isfinite(low.loss)
 
 
@@ -145,7 +167,15 @@ def test_a_broken_scan_is_named_and_nothing_is_updated() -> None:
     broken = batch([4, 7, 1])
     broken.x[1, 2, 5] = math.nan
     with pytest.raises(NonFiniteLossError) as caught:
-        train_step(jepa, [batch([2, 3]), broken], optimizer, loss="paper", lr=1e-2, weight_decay=0.0, ema=0.5)
+        train_step(
+            jepa,
+            [batch([2, 3]), broken],
+            optimizer,
+            objective_config=PAPER,
+            lr=1e-2,
+            weight_decay=0.0,
+            ema=0.5,
+        )
     assert caught.value.series == [7]
     assert all(torch.equal(before[k], v) for k, v in jepa.state_dict().items())
 

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from bjepa.model import JEPA, load_official_checkpoint
+from bjepa.model.batch import Batch
 from bjepa.model.config import Attention, ModelConfig, ObjectiveConfig, OptimizerConfig
 from bjepa.model.ema import ema_at
 from bjepa.model.hub import load_strictly
@@ -20,7 +21,7 @@ from bjepa.model.masking import Masks
 from bjepa.model.objective import objective
 from bjepa.model.official import from_official
 from bjepa.model.schedules import lr_at, weight_decay_at
-from bjepa.model.train_step import Batch, make_optimizer, train_step
+from bjepa.model.train_step import make_optimizer, train_step
 
 Arrays = dict[str, NDArray[Any]]
 TOKENS, LOSS = 3e-6, 1e-6
@@ -70,7 +71,7 @@ def batch_of(arrays: Arrays, step: int, micro: int) -> Batch:
 
     target = tensor("target")
     masks = Masks(tensor("context"), target, torch.ones(len(target), 3, target.shape[1]))
-    return Batch(tensor("x")[:, 0], masks, [2 * micro, 2 * micro + 1])
+    return Batch(tensor("x")[:, 0], masks, [2 * micro, 2 * micro + 1], torch.full((2,), 2.0))
 
 
 def close(found: torch.Tensor, expected: NDArray[Any], atol: float) -> None:
@@ -90,20 +91,20 @@ def test_position_embeddings(arrays: Arrays) -> None:
 def test_tokens_targets_predictions_and_loss(arrays: Arrays, attention: Attention) -> None:
     jepa = start(arrays, attention)
     close(jepa.context_encoder(torch.from_numpy(arrays["x"][:, 0])), arrays["encoder_tokens"], TOKENS)
-    x, masks, _ = batch_of(arrays, 0, 0)
+    x, masks, *_ = batch_of(arrays, 0, 0)
     close(jepa.context_encoder(x, masks.context_index), arrays["context_tokens"], TOKENS)
     predicted, targets = jepa(x, masks.context_index, masks.target_index)
     close(predicted, arrays["predicted"], TOKENS)
     close(targets, arrays["targets"], TOKENS)
-    loss = objective(predicted, targets, masks, kind="smooth_l1_pooled").loss
+    loss = objective(predicted, targets, masks, config=ObjectiveConfig(loss="smooth_l1_pooled")).loss
     close(loss, arrays["loss"], LOSS)
 
 
 def test_gradients(arrays: Arrays) -> None:
     jepa = start(arrays)
-    x, masks, _ = batch_of(arrays, 0, 0)
+    x, masks, *_ = batch_of(arrays, 0, 0)
     predicted, targets = jepa(x, masks.context_index, masks.target_index)
-    loss = objective(predicted, targets, masks, kind="smooth_l1_pooled").loss
+    loss = objective(predicted, targets, masks, config=ObjectiveConfig(loss="smooth_l1_pooled")).loss
     (loss / 2).backward()  # type: ignore[no-untyped-call]
     expected = state_of(arrays, "grad/")
     found = {name: p.grad for name, p in jepa.named_parameters() if p.grad is not None}
@@ -124,7 +125,7 @@ def test_four_updates(arrays: Arrays, shared: Path) -> None:
             jepa,
             [batch_of(arrays, step, micro) for micro in range(2)],
             optimizer,
-            loss="smooth_l1_pooled",
+            objective_config=ObjectiveConfig(loss="smooth_l1_pooled"),
             lr=lr,
             weight_decay=weight_decay,
             ema=ema_at(step, n_updates=N_UPDATES, accumulation=ACCUMULATION, config=EMA),
