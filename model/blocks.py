@@ -1,20 +1,37 @@
-"""The transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
+"""The transformer block: x + attention(norm(x)), then x + mlp(norm(x)), on packed tokens.
 
-B scans, K tokens, D width, H heads. LayerNorm eps 1e-6 and exact (erf) GELU, as released: eps 1e-5 moves
-encoder tokens by 4e-5, the tanh GELU by 8e-6. No dropout, no drop path.
+The last block of a stack may be asked for some tokens only (`at`): then queries, and all that follows them,
+are computed for those alone. The numbers are the same, for a token's output needs the others' keys and values
+but not their outputs.
+
+n tokens of all scans back to back (model/tokens.py), m of them asked for, D width, H heads.
+LayerNorm eps 1e-6 and exact (erf) GELU, as released: eps 1e-5 moves encoder tokens by 4e-5, the tanh GELU by
+8e-6. No dropout, no drop path.
 """
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from bjepa.model.attention import Lengths, attend
 from bjepa.model.config import Attention
 
 NORM_EPS = 1e-6
 
 
+class At(NamedTuple):
+    """The tokens that are asked for, scan after scan."""
+
+    where_m: Tensor  # (m,) int64, places among the n
+    lengths: Lengths  # of each scan
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block, (B, K, D) -> (B, K, D)."""
+    """Pre-norm transformer block, (n, D) -> (n, D), or (m, D) with `at`."""
 
     def __init__(self, dim: int, *, num_heads: int, mlp_ratio: float, attention: Attention) -> None:
         super().__init__()
@@ -23,15 +40,40 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x_BKD: Tensor, present_BK: Tensor | None = None) -> Tensor:
-        """`present_BK` is False at padding, which no token attends to; None when there is none."""
-        x_BKD = x_BKD + self.attn(self.norm1(x_BKD), present_BK)
-        out: Tensor = x_BKD + self.mlp(self.norm2(x_BKD))
+    def forward(self, x_nD: Tensor, lengths: Lengths, at: At | None = None) -> Tensor:
+        """`lengths` of the scans that lie back to back; they do not see each other."""
+        q, k, v, asked = self.project(x_nD, None if at is None else at.where_m)
+        mixed = attend(
+            q,
+            k,
+            v,
+            query_lengths=lengths if at is None else at.lengths,
+            key_lengths=lengths,
+            attention=self.attn.attention,
+        )
+        return self.finish(asked, mixed)
+
+    def project(self, x_nD: Tensor, where_m: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries (m, H, d), keys and values (n, H, d), and the tokens that go on (m, D)."""
+        normed = self.norm1(x_nD)
+        if where_m is None:
+            return *self.attn.qkv_of(normed), x_nD
+        return *self.attn.qkv_of(normed, where_m), x_nD.index_select(0, where_m)
+
+    def finish(self, x_mD: Tensor, mixed_mHd: Tensor) -> Tensor:
+        """Residual, then the MLP with its own."""
+        x_mD = x_mD + self.attn.proj(mixed_mHd.flatten(1))
+        out: Tensor = x_mD + self.mlp(self.norm2(x_mD))
         return out
+
+    def compile_parts(self) -> None:
+        """Compile what lies before and after the attention, once for all numbers of tokens."""
+        self.project = torch.compile(self.project, dynamic=True)  # type: ignore[method-assign]
+        self.finish = torch.compile(self.finish, dynamic=True)  # type: ignore[method-assign]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention among the tokens given."""
+    """The weights of multi-head attention."""
 
     def __init__(self, dim: int, *, num_heads: int, attention: Attention) -> None:
         super().__init__()
@@ -40,24 +82,19 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BKD: Tensor, present_BK: Tensor | None) -> Tensor:
-        B, K, D = x_BKD.shape
-        qkv = self.qkv(x_BKD).view(B, K, 3, self.num_heads, D // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, K, D/H)
-        mask = None if present_BK is None else present_BK[:, None, None, :]  # (B, 1, 1, K): keys only
-        attend = F.scaled_dot_product_attention if self.attention == "sdpa" else attention_math
-        mixed_BHKd = attend(q, k, v, attn_mask=mask)
-        out: Tensor = self.proj(mixed_BHKd.transpose(1, 2).reshape(B, K, D))
-        return out
+    def qkv_of(self, x_nD: Tensor, where_m: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """q (m, H, d), k and v (n, H, d); m = n without `where_m`."""
+        D = x_nD.shape[1]
+        if where_m is None:
+            q, k, v = self._heads(self.qkv(x_nD), 3)
+            return q, k, v
+        weight, bias = self.qkv.weight, self.qkv.bias
+        (q,) = self._heads(F.linear(x_nD.index_select(0, where_m), weight[:D], bias[:D]), 1)
+        k, v = self._heads(F.linear(x_nD, weight[D:], bias[D:]), 2)
+        return q, k, v
 
-
-def attention_math(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v written out, the reference for the fused kernels. (B, H, K, d) each."""
-    score = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, H, K, K)
-    if attn_mask is not None:
-        score = score.masked_fill(~attn_mask, -torch.inf)
-    mixed: Tensor = score.softmax(dim=-1) @ v
-    return mixed
+    def _heads(self, projected: Tensor, n: int) -> tuple[Tensor, ...]:
+        return torch.unbind(projected.view(len(projected), n, self.num_heads, -1), dim=1)
 
 
 class Mlp(nn.Module):
@@ -71,3 +108,20 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module], x_nD: Tensor, lengths: Lengths, *, at: At | None, recompute: bool
+) -> Tensor:
+    """All blocks; the last gives only the tokens `at`, where given.
+
+    With `recompute` (activation checkpointing) a block keeps its input alone and runs again for the gradient.
+    """
+    stack = list(blocks)
+    for number, block in enumerate(stack, 1):
+        asked = at if number == len(stack) else None
+        if recompute and torch.is_grad_enabled():
+            x_nD = checkpoint(block, x_nD, lengths, asked, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x_nD = block(x_nD, lengths, asked)
+    return x_nD

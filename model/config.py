@@ -22,7 +22,10 @@ import tomli_w
 from bjepa.preproc.errors import InputError
 
 Range = tuple[float, float]
-Attention = Literal["sdpa", "math"]
+Attention = Literal["sdpa", "flash_attn", "math"]
+RegionPosition = Literal["gradient", "sinusoidal", "learned"]
+TimePosition = Literal["patch", "seconds"]
+Predicts = Literal["latent", "signal"]
 Sampler = Literal["paper", "released"]
 Loss = Literal["paper", "smooth_l1_pooled"]
 EmaSchedule = Literal["linear", "released"]
@@ -45,7 +48,10 @@ class ModelConfig:
     predictor_embed_dim: int = 384
     predictor_depth: int = 6
     predictor_num_heads: int = 12
-    attention: Attention = "sdpa"  # "math" writes the softmax out: slower, for reference
+    attention: Attention = "sdpa"  # "flash_attn": that package; "math" writes it out: slow, for reference
+    region_position: RegionPosition = "gradient"  # "sinusoidal" and "learned" do not use the gradients
+    time_position: TimePosition = "patch"  # "seconds": one clock for scans of different repetition times
+    predicts: Predicts = "latent"  # "signal": the frames themselves, a masked autoencoder
     init_std: float = 0.02  # of linear weights and the mask token
     patch_init_std: float = 0.02  # of the patch embedding; larger = less of a token is its position
 
@@ -78,6 +84,11 @@ class ModelConfig:
     def n_tokens(self) -> int:
         """Tokens of one scan (N in the comments)."""
         return self.n_rois * self.n_patches
+
+    @property
+    def target_dim(self) -> int:
+        """Features of what is predicted of a token."""
+        return self.embed_dim if self.predicts == "latent" else self.patch_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The joint-embedding predictive architecture: predict the target encoder's tokens from the context's.
 
-B scans, R regions, L frames, N tokens, K context tokens, M targets, D embed_dim.
+B scans, R regions, L frames, N tokens, K context tokens, M targets, D embed_dim; target_dim is D, or the
+frames of a patch if the signal itself is predicted (model.predicts, a masked autoencoder).
 Source: Dong et al. 2024, "Brain-JEPA", NeurIPS, arXiv 2409.19407.
 """
 
@@ -11,10 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from bjepa.model.blocks import Block
 from bjepa.model.config import ModelConfig
-from bjepa.model.encoder import Encoder, init_weights
+from bjepa.model.encoder import Encoder, init_weights, pieces_of
 from bjepa.model.predictor import Predictor
-from bjepa.model.tokens import gather_tokens
+from bjepa.model.tokens import TokenList
 from bjepa.preproc.errors import InputError
 
 TARGET_NORM_EPS = 1e-5  # of the parameter-free norm; with 1e-6 targets move by 1.2e-5
@@ -74,21 +76,75 @@ class JEPA(nn.Module):
         """The gradient atlas, (n_rois, n_gradients) float32."""
         return self.context_encoder.positions.gradients
 
-    def predict(self, x_BRL: Tensor, context_index_BK: Tensor, target_index_BM: Tensor) -> Tensor:
-        """What the predictor makes of the context: (B, M, D) float32."""
-        context_BKD = self.context_encoder(x_BRL, context_index_BK)
-        predicted: Tensor = self.predictor(context_BKD, context_index_BK, target_index_BM)
+    def predict(
+        self,
+        x_BRL: Tensor,
+        context_index: Tensor | TokenList,
+        target_index: Tensor | TokenList,
+        *,
+        t_r: Tensor | None = None,
+    ) -> Tensor:
+        """What the predictor makes of the context: (B, M, target_dim) float32."""
+        context = TokenList.of(context_index)
+        context_BKD = self.context_encoder(x_BRL, context, t_r=t_r)
+        predicted: Tensor = self.predictor(context_BKD, context, target_index, t_r=t_r)
         return predicted
 
     @torch.no_grad()
-    def targets(self, x_BRL: Tensor, target_index_BM: Tensor) -> Tensor:
-        """The target encoder on the whole scan, normed over features, at the targets: (B, M, D) float32."""
-        tokens_BND = self.target_encoder(x_BRL)
-        normalised = F.layer_norm(tokens_BND, (tokens_BND.shape[-1],), eps=TARGET_NORM_EPS)
-        return gather_tokens(normalised, target_index_BM)
+    def targets(
+        self,
+        x_BRL: Tensor,
+        target_index: Tensor | TokenList,
+        *,
+        visible_index: Tensor | TokenList | None = None,
+        t_r: Tensor | None = None,
+    ) -> Tensor:
+        """What is to be predicted, at the target tokens: (B, M, target_dim) float32, zeros at padding.
+
+        "latent": the target encoder on the whole scan (the tokens of `visible_index`, where given), normed
+        over features. "signal": the frames of the patch.
+        """
+        target = TokenList.of(target_index)
+        if self.config.predicts == "signal":
+            pieces = pieces_of(x_BRL.float(), self.config.patch_size)
+            return target.unpack(pieces.index_select(0, target.number(self.config.n_tokens)))
+        tokens_BMD = self.target_encoder(x_BRL, visible_index, at=target, t_r=t_r)
+        normed_nD = F.layer_norm(target.pack(tokens_BMD), tokens_BMD.shape[-1:], eps=TARGET_NORM_EPS)
+        return target.unpack(normed_nD)
 
     def forward(
-        self, x_BRL: Tensor, context_index_BK: Tensor, target_index_BM: Tensor
+        self,
+        x_BRL: Tensor,
+        context_index: Tensor | TokenList,
+        target_index: Tensor | TokenList,
+        *,
+        visible_index: Tensor | TokenList | None = None,
+        t_r: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(predicted, targets), each (B, M, D) float32."""
-        return self.predict(x_BRL, context_index_BK, target_index_BM), self.targets(x_BRL, target_index_BM)
+        """(predicted, targets), each (B, M, target_dim) float32, zeros at padding.
+
+        Parameters
+        ----------
+        x_BRL : (B, n_rois, n_frames) float32
+        context_index, target_index : (B, K), (B, M) int64
+            Token numbers, -1 for padding.
+        visible_index : (B, N') int64, optional
+            The tokens that exist, sorted; None: all.
+        t_r : (B,) float32, optional
+            Seconds between frames; needed if model.time_position is "seconds".
+        """
+        context, target = TokenList.of(context_index), TokenList.of(target_index)
+        return (
+            self.predict(x_BRL, context, target, t_r=t_r),
+            self.targets(x_BRL, target, visible_index=visible_index, t_r=t_r),
+        )
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks with torch.compile, for any number of tokens; the mathematics stays."""
+        for part in self.modules():
+            if isinstance(part, Block):
+                part.compile_parts()
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Keep only the input of each trained block for the gradient, and run it again: less memory."""
+        self.context_encoder.recompute = self.predictor.recompute = enabled

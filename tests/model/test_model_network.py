@@ -16,6 +16,7 @@ import bjepa.model
 from bjepa.model import JEPA, ModelConfig, load_model, load_official_checkpoint
 from bjepa.model.blocks import SelfAttention
 from bjepa.model.config import load_recipe
+from bjepa.model.encoder import pieces_of
 from bjepa.model.hub import save_model
 from bjepa.preproc.errors import InputError
 
@@ -99,15 +100,16 @@ def test_block_agrees_with_torch(jepa: JEPA) -> None:
     ours = block.state_dict()
     peer.load_state_dict({theirs: ours[names.get(theirs, theirs)] for theirs in peer.state_dict()})
     x = torch.randn(2, 11, 24, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(block(x), peer(x), atol=2e-6, rtol=0)
+    found = block(x.flatten(0, 1), (11, 11)).unflatten(0, (2, 11))
+    torch.testing.assert_close(found, peer(x), atol=2e-6, rtol=0)
 
 
 def test_tokens_are_region_major_and_local(jepa: JEPA) -> None:
     x = scans(1)
     changed = x.clone()
     changed[0, 4, 6:9] += 1  # region 4, patch 2
-    before, after = (jepa.context_encoder.patch_embed(v) for v in (x, changed))
-    moved = (before - after).abs().sum(dim=2)[0].nonzero().flatten()
+    before, after = (jepa.context_encoder.patch_embed(pieces_of(v, 3)) for v in (x, changed))
+    moved = (before - after).abs().sum(dim=1).nonzero().flatten()
     assert moved.tolist() == [4 * 4 + 2]
 
 
