@@ -79,8 +79,8 @@ def _one_scan_at_a_time(
 
 def _all_at_once(q: Tensor, k: Tensor, v: Tensor, query_lengths: Lengths, key_lengths: Lengths) -> Tensor:
     B = len(query_lengths)
-    batched = (t.view(B, -1, *t.shape[1:]).transpose(1, 2) for t in (q, k, v))  # (B, H, m or n, d)
-    return F.scaled_dot_product_attention(*batched).transpose(1, 2).flatten(0, 1)
+    q, k, v = (t.view(B, -1, *t.shape[1:]).transpose(1, 2) for t in (q, k, v))  # (B, H, m or n, d)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
 
 
 def _padded(q: Tensor, k: Tensor, v: Tensor, query_lengths: Lengths, key_lengths: Lengths) -> Tensor:
