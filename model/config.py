@@ -40,7 +40,7 @@ class ModelConfig:
     n_rois: int = 450
     n_frames: int = 160
     patch_size: int = 16  # frames of one region in one token
-    n_gradients: int = 30
+    n_gradients: int = 30  # fewer than the table has: its first ones
     embed_dim: int = 768
     depth: int = 12
     num_heads: int = 12
@@ -239,7 +239,8 @@ def load_recipe(
     settings
         `section.key=value`, later ones win; values as in TOML, bare words are strings.
     n_rois, n_gradients
-        Of the data and of the gradient table. A recipe that names another number is refused.
+        Of the data and of the gradient table. A recipe that names other regions, or more gradients, is
+        refused; fewer gradients are the first ones of the table.
 
     Raises
     ------
@@ -251,12 +252,16 @@ def load_recipe(
         section, key, value = _parse_setting(setting)
         table.setdefault(section, {})[key] = value
     model = table.setdefault("model", {})
-    for key, found in (("n_rois", n_rois), ("n_gradients", n_gradients)):
-        if found is not None and model.setdefault(key, found) != found:
-            raise InputError(
-                f"The recipe says model.{key} = {model[key]}, but the data have {found}.",
-                hint=f"Leave model.{key} out: it is taken from the data.",
-            )
+    if n_rois is not None and model.setdefault("n_rois", n_rois) != n_rois:
+        raise InputError(
+            f"The recipe says model.n_rois = {model['n_rois']}, but the data have {n_rois}.",
+            hint="Leave model.n_rois out: it is taken from the data.",
+        )
+    if n_gradients is not None and model.setdefault("n_gradients", n_gradients) > n_gradients:
+        raise InputError(
+            f"The recipe says model.n_gradients = {model['n_gradients']}, but the table has {n_gradients}.",
+            hint="Leave model.n_gradients out to use all; a smaller number uses the first ones.",
+        )
     return recipe_from_table(table, origin=str(source))
 
 

@@ -2,8 +2,9 @@
 
 Order of operations, per series:
   1. cut into consecutive windows of n_frames; frames left over at the end (fewer than n_frames) are not used
-  2. target encoder, without gradients, windows of all series batched together: tokens (N, D) per window
-  3. mean over the N tokens, then mean over the windows of the series
+  2. target encoder, without gradients, windows of all series batched together: tokens (N, D) per window;
+     regions that are missing in a series have none
+  3. mean over the tokens, then mean over the windows of the series
 
 Legend: T frames, R regions, B windows in a batch, N tokens, D embed_dim.
 Source: mean pooling as in Dong et al. 2024, "Brain-JEPA", arXiv:2409.19407, section 4.
@@ -11,7 +12,7 @@ Source: mean pooling as in Dong et al. 2024, "Brain-JEPA", arXiv:2409.19407, sec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from bjepa.model.tokens import pad
 from bjepa.preproc.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,20 +53,39 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.n_features_out_ = int(self.model.config.embed_dim)
         return self
 
-    def transform(self, X: Iterable[NDArray[np.floating[Any]]]) -> NDArray[np.float32]:
+    def transform(
+        self,
+        X: Iterable[NDArray[np.floating[Any]]],
+        *,
+        t_r: Sequence[float] | None = None,
+        valid: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float32]:
         """Embeddings (n_series, D) float32 of series (T, R), each scaled as the model's training data were.
 
         `X` is read once, one batch of windows at a time (a ShardReader will do).
+
+        Parameters
+        ----------
+        X
+        t_r : (n_series,) seconds between frames, optional
+            Needed by models with model.time_position = "seconds".
+        valid : (n_series, R) bool, optional
+            False where a region is missing in a series: it has no tokens, as in training.
 
         Raises
         ------
         InputError
             A series with fewer than n_frames frames, other regions than the model's, or non-finite values;
-            named by its number, from 0.
+            named by its number, from 0. No `t_r` for a model that needs it.
         """
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(self)
+        if t_r is None and self.model.config.time_position == "seconds":
+            raise InputError(
+                "The model counts time in seconds (model.time_position), but t_r was not given.",
+                hint="Give t_r, the seconds between the frames of each series.",
+            )
         encoder = self.model.target_encoder
         if self.device is not None:
             self.model.to(self.device)
@@ -76,8 +97,12 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         try:
             for numbers, windows in self._batches(X):
                 x_BRT = torch.from_numpy(windows).to(device).transpose(1, 2)
+                index = None if valid is None else self._tokens_of(valid[numbers]).to(device)
+                seconds = None if t_r is None else torch.tensor([t_r[i] for i in numbers], device=device)
                 with torch.no_grad():
-                    pooled_BD = encoder(x_BRT.contiguous()).float().mean(dim=1).cpu().numpy()
+                    tokens_BND = encoder(x_BRT.contiguous(), index, t_r=seconds)
+                    n_tokens = tokens_BND.shape[1] if index is None else (index >= 0).sum(dim=1)[:, None]
+                    pooled_BD = (tokens_BND.sum(dim=1) / n_tokens).cpu().numpy()  # padding is 0
                 for number, pooled in zip(numbers, pooled_BD.astype(np.float64), strict=True):
                     if number == len(sums):
                         sums.append(np.zeros_like(pooled))
@@ -90,6 +115,11 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             return np.empty((0, self.n_features_out_), dtype=np.float32)
         mean: NDArray[np.float64] = np.stack(sums) / np.array(counts)[:, None]  # (n_series, D)
         return mean.astype(np.float32)
+
+    def _tokens_of(self, valid_BR: NDArray[np.bool_]) -> torch.Tensor:
+        """Numbers of the tokens of the valid regions, (B, K) int64 padded with -1."""
+        token_of_N = np.repeat(valid_BR, self.model.config.n_patches, axis=1)  # (B, N)
+        return pad([torch.from_numpy(np.flatnonzero(row)) for row in token_of_N])
 
     def _batches(
         self, series: Iterable[NDArray[np.floating[Any]]]

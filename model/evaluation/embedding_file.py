@@ -56,7 +56,12 @@ def embed_scans(
     """
     _refuse_another_atlas(model, reader)
     _refuse_short_scans(model, reader)
-    of_series = Embedder(model, batch_size=batch_size, device=device).fit_transform(reader)  # (n_series, D)
+    embedder = Embedder(model, batch_size=batch_size, device=device).fit(reader)
+    of_series = embedder.transform(  # (n_series, D)
+        reader,
+        t_r=[float(reader.scans["t_r_out"][scan]) for scan in reader.series_scan],
+        valid=None if reader.valid.all() else reader.valid[reader.series_scan],
+    )
     n_scans = len(reader.scans["scan_id"])
     sums = np.zeros((n_scans, of_series.shape[1]), dtype=np.float64)
     np.add.at(sums, reader.series_scan, of_series)

@@ -1,5 +1,6 @@
 """Embedder and the embedding file: against a plain loop, scikit-learn's conventions, refusals."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,41 @@ def test_embedding_file_has_a_row_per_scan(
         assert file["scan_id"].asstr()[0] == "sub-b_run-0"
         assert file.attrs["atlas_sha256"] == "a" * 64
         assert file.attrs["model_sha256"] == model_sha256(jepa)
+
+
+def test_law_a_missing_region_has_no_influence(
+    jepa: JEPA, scans: list[NDArray[np.float32]], write_cohort: Any
+) -> None:
+    valid = np.ones((2, N_ROIS), bool)
+    valid[1, 4] = False
+    spoilt = scans[3].copy()
+    spoilt[:, 4] = 0
+    found = embed_scans(jepa, ShardReader(write_cohort([[scans[1]], [spoilt]], valid=valid))).embedding
+    assert_allclose(found[0], by_hand(jepa, scans[1]), atol=1e-6)
+    kept = torch.tensor([[t for t in range(3 * N_ROIS) if t // 3 != 4]])
+    noisy = spoilt.copy()
+    noisy[:, 4] = 50
+    windows = [torch.tensor(noisy[s : s + N_FRAMES].T[None]) for s in range(0, 48, N_FRAMES)]
+    with torch.no_grad():
+        alone = [jepa.target_encoder(w, kept).mean(dim=(0, 1)).numpy() for w in windows]
+    assert_allclose(found[1], np.mean(alone, axis=0), atol=1e-6)
+    assert np.abs(found[1] - by_hand(jepa, spoilt)).max() > 1e-4
+
+
+def test_a_model_that_counts_seconds_needs_them(
+    jepa: JEPA, scans: list[NDArray[np.float32]], write_cohort: Any
+) -> None:
+    config = dataclasses.replace(jepa.config, time_position="seconds")
+    counting = JEPA(config, jepa.gradients)
+    counting.load_state_dict(jepa.state_dict())
+    embedder = Embedder(counting).fit(scans)
+    with pytest.raises(InputError, match="t_r was not given"):
+        embedder.transform(scans)
+    assert_allclose(embedder.transform(scans, t_r=[2.0] * 4), Embedder(jepa).fit_transform(scans), atol=1e-6)
+    reader = ShardReader(write_cohort([[scans[1]], [scans[3]]]))  # at 1.6 s
+    expected = embedder.transform([scans[1], scans[3]], t_r=[1.6, 1.6])
+    assert_allclose(embed_scans(counting, reader).embedding, expected, atol=1e-6)
+    assert np.abs(expected[0] - by_hand(jepa, scans[1])).max() > 1e-4
 
 
 def test_refuses_a_model_of_another_atlas(scans: list[NDArray[np.float32]], write_cohort: Any) -> None:

@@ -29,6 +29,8 @@ def test_settings_are_typed_and_the_last_wins() -> None:
     assert (recipe.train.epochs, recipe.optimizer.lr, recipe.mask.observation_rois) == (9, 2.0, (0.5, 1.0))
     assert (recipe.objective.loss, recipe.train.precision) == ("smooth_l1_pooled", "bf16")
     assert (recipe.model.n_rois, recipe.model.n_gradients) == (61, 4)
+    fewer = load_recipe("demo", settings=["model.n_gradients=3"], n_gradients=30)
+    assert fewer.model.n_gradients == 3
     changed = differing_keys(load_recipe("demo"), recipe)
     assert changed["train.epochs"][1] == 9 and len(changed) == 7
 
@@ -65,11 +67,12 @@ def test_short_scans_fit_the_demo() -> None:
         (["train.batch_size=0"], "train.batch_size must be at least 1"),
         (["data.num_workers=-1"], "must not be negative"),
         (["model.n_rois=400"], "the data have 450"),
+        (["model.n_gradients=31"], "the table has 30"),
     ],
 )
 def test_refuses_settings(settings: list[str], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        load_recipe("demo", settings=settings, n_rois=450)
+        load_recipe("demo", settings=settings, n_rois=450, n_gradients=30)
 
 
 @pytest.mark.parametrize(
