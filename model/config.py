@@ -30,6 +30,9 @@ Sampler = Literal["paper", "released"]
 Loss = Literal["paper", "smooth_l1_pooled"]
 EmaSchedule = Literal["linear", "released"]
 Precision = Literal["auto", "fp32", "bf16"]
+Parallel = Literal["ddp", "fsdp"]
+NonFinite = Literal["stop", "skip"]
+LrScaling = Literal["none", "linear", "sqrt"]
 RECIPES = ("vit_small", "vit_base", "vit_large", "demo")
 
 
@@ -146,13 +149,17 @@ class OptimizerConfig:
     betas: Range = (0.9, 0.999)
     eps: float = 1e-8
     max_grad_norm: float = 0.0  # 0 = gradients are not clipped
+    lr_scaling: LrScaling = "none"  # of all three rates with series per update / lr_batch; "sqrt": its root
+    lr_batch: int = 512  # series per update for which the rates are meant
 
     def __post_init__(self) -> None:
         problems = [
             f"optimizer.{f.name} must not be negative, got {getattr(self, f.name)}"
             for f in fields(self)
-            if f.name != "betas" and getattr(self, f.name) < 0
+            if f.name not in ("betas", "lr_scaling") and getattr(self, f.name) < 0
         ]
+        if self.lr_batch == 0:
+            problems.append("optimizer.lr_batch must be at least 1, got 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"optimizer.betas must lie in [0, 1), got {list(self.betas)}")
         _refuse(problems)
@@ -163,16 +170,21 @@ class TrainConfig:
     """How long, in what portions, from which seed."""
 
     epochs: int = 300
-    batch_size: int = 16  # series at a time through the network
-    accumulation: int = 1  # batches per update of the weights
+    batch_size: int = 16  # series at a time through the network of a process, at most
+    accumulation: int = 1  # an update is batch_size * accumulation series, whatever the number of processes
     seed: int = 0
     precision: Precision = "auto"  # bf16 on CUDA, fp32 elsewhere
+    parallel: Parallel = "ddp"  # with several processes; "fsdp" keeps shards of the model in each
+    compile: bool = False  # the blocks by torch.compile
+    activation_checkpointing: bool = False  # recompute instead of keep: less memory, a third more work
+    nonfinite: NonFinite = "stop"  # a loss that is not finite; "skip" leaves the weights and goes on
     checkpoint_every: int = 10  # epochs between numbered checkpoints; last.pt is written after every epoch
+    checkpoint_minutes: float = 10.0  # between writings of last.pt within an epoch; 0: none
     monitor_scans: int = 8  # scans, of different participants, that the epoch's monitors look at
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 1, "accumulation": 1, "seed": 0, "checkpoint_every": 1}
-        least["monitor_scans"] = 0
+        least |= {"checkpoint_minutes": 0, "monitor_scans": 0}
         _refuse(
             [
                 f"train.{name} must be at least {n}, got {getattr(self, name)}"
@@ -348,6 +360,8 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         return value
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
+    if kind is bool and isinstance(value, bool):
+        return value
     if get_origin(kind) is Literal and value in get_args(kind):
         return value
     if kind == Range and isinstance(value, list | tuple) and len(value) == 2:
@@ -355,7 +369,9 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) is Literal:
         allowed = f"one of {', '.join(map(repr, get_args(kind)))}"
     else:
-        allowed = {int: "a whole number", float: "a number"}.get(kind, "two numbers [low, high]")
+        allowed = {int: "a whole number", float: "a number", bool: "true or false"}.get(
+            kind, "two numbers [low, high]"
+        )
     raise InputError(f"{name} must be {allowed}, got {value!r}.")
 
 

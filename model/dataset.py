@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from bjepa.model.batch import Batch
 from bjepa.model.config import Recipe
@@ -22,8 +22,8 @@ from bjepa.preproc.errors import InputError
 from bjepa.preproc.participants import bare_id
 from bjepa.preproc.shards import ShardReader
 
-# What a seed is for: independent streams for windows, masks, order
-WINDOW, MASK, ORDER = 0, 1, 2
+# What a seed is for: independent streams; 2 is for the order of an epoch (sampling.py)
+WINDOW, MASK = 0, 1
 
 
 class ClipKey(NamedTuple):
@@ -153,26 +153,6 @@ class MaskingCollate:
             )
         t_r = torch.tensor([clip.t_r for clip in clips], dtype=torch.float32)
         return Batch(torch.stack([clip.x for clip in clips]), masks, [clip.series for clip in clips], t_r)
-
-
-def epoch_keys(n_items: int, *, epoch: int, seed: int, batch_size: int) -> list[list[ClipKey]]:
-    """Batches of an epoch (from 1): every item once, in its own order; the last batch may be smaller."""
-    order = _generator(ORDER, seed, epoch).permutation(n_items).tolist()
-    portions = [order[i : i + batch_size] for i in range(0, n_items, batch_size)]
-    first = (epoch - 1) * len(portions)
-    return [[ClipKey(epoch, i, first + n) for i in portion] for n, portion in enumerate(portions)]
-
-
-def epoch_loader(dataset: ShardDataset, recipe: Recipe, *, epoch: int, pin_memory: bool) -> DataLoader[Batch]:
-    """The batches of one epoch."""
-    keys = epoch_keys(len(dataset), epoch=epoch, seed=recipe.train.seed, batch_size=recipe.train.batch_size)
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]  # the collate turns clips into a Batch
-        batch_sampler=keys,
-        collate_fn=MaskingCollate(recipe),
-        num_workers=recipe.data.num_workers,
-        pin_memory=pin_memory,
-    )
 
 
 def _generator(*stream: int) -> np.random.Generator:

@@ -27,7 +27,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         rows = read_metrics(self.folder)
-        kept = [r for r in rows if r.get("step", 0) <= self.step and r["epoch"] <= self.epoch]
+        kept = [r for r in rows if (r["step"] <= self.step if "step" in r else r["epoch"] <= self.epoch)]
         write_text(self.folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
         self._metrics = open(self.folder / METRICS, "a", encoding="utf-8")
         first = self.step + 1 if self.step else None

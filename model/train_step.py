@@ -1,23 +1,27 @@
 """One update of the weights: batches in, new weights and named numbers out.
 
 Order: loss of each batch and its gradient (adding up), check that all is finite, optimizer, target encoder.
-The check comes before the update: a broken batch leaves the weights as they were.
+The check comes once, before the update: a broken batch leaves the weights as they were.
 """
 
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from bjepa.model.batch import Batch
 from bjepa.model.config import ObjectiveConfig, OptimizerConfig
+from bjepa.model.distributed import World, whole, without_sync
 from bjepa.model.ema import ema_update
 from bjepa.model.jepa import JEPA
 from bjepa.model.masking import KINDS
-from bjepa.model.objective import objective
+from bjepa.model.objective import Objective, objective
+
+ALONE = World()
+FUSED = ("cpu", "cuda")  # devices on which AdamW is one kernel
 
 
 class StepResult(NamedTuple):
@@ -52,7 +56,8 @@ def make_optimizer(jepa: JEPA, config: OptimizerConfig) -> torch.optim.AdamW:
         for decays in (True, False)
         for part in parts
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    fused = all(p.device.type in FUSED for group in groups for p in cast(list[Tensor], group["params"]))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
 def train_step(
@@ -66,54 +71,98 @@ def train_step(
     ema: float,
     max_grad_norm: float = 0.0,
     precision: str = "fp32",
+    weights: Sequence[float] | None = None,
+    network: nn.Module | None = None,
+    world: World = ALONE,
 ) -> StepResult:
-    """Update `jepa` once with the mean gradient over the scans of `batches`.
+    """Update `jepa` once with the mean gradient over the scans of `batches`, of all processes.
 
     Parameters
     ----------
     batches
-        Each passes through the network by itself; its loss weighs as its number of scans.
+        Each passes through the network by itself.
     lr, weight_decay, ema
         Values for this update.
     max_grad_norm
         0 leaves gradients as they are.
     precision : "fp32" or "bf16"
         "bf16" runs matrix products under autocast; weights, norms, targets and loss stay float32.
+    weights
+        Of each batch's loss in the mean; over all processes they add up to 1, and a batch of weight 0 counts
+        nowhere. None: by the number of scans.
+    network
+        What is called in place of `jepa` (`spread`), which holds the weights all the same.
+    world
+        The processes that make this update together.
 
     Raises
     ------
     NonFiniteLossError
-        Before anything was changed.
+        In all processes, before anything was changed.
     """
+    network = network or jepa
     for group in optimizer.param_groups:
         group["lr"] = lr
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
     optimizer.zero_grad(set_to_none=True)
-    n_scans = sum(len(batch.series) for batch in batches)
-    losses, kinds = [], []
-    for batch in batches:
-        with autocast(batch.x.device, precision):
-            predicted, targets = jepa(batch.x, batch.masks.context_index, batch.masks.target_index)
-        batch_loss = objective(predicted, targets, batch.masks, config=objective_config)
-        value = batch_loss.loss.item()
-        if not math.isfinite(value):
-            broken = _series_with_non_finite(predicted, targets, batch)
-            raise NonFiniteLossError(f"the loss is {value}", broken)
-        (batch_loss.loss * (len(batch.series) / n_scans)).backward()  # type: ignore[no-untyped-call]
-        losses.append(value * len(batch.series) / n_scans)
-        kinds.append(batch_loss.per_kind)
+    if weights is None:
+        n_scans = sum(len(batch.series) for batch in batches)
+        weights = [len(batch.series) / n_scans for batch in batches]
+    tallies, finite = [], []
+    for number, (batch, weight) in enumerate(zip(batches, weights, strict=True), 1):
+        with nullcontext() if number == len(batches) else without_sync(network):
+            with autocast(batch.x.device, precision):
+                predicted, targets = network(
+                    batch.x,
+                    batch.masks.context_index,
+                    batch.masks.target_index,
+                    visible_index=batch.masks.visible_index,
+                    t_r=batch.t_r,
+                )
+            batch_loss = objective(predicted, targets, batch.masks, config=objective_config)
+            # the processes' gradients are averaged, not added
+            (batch_loss.loss * (weight * world.size)).backward()  # type: ignore[no-untyped-call]
+        # nothing is looked at before the end: a device is not waited for between batches
+        tallies.append(_tally(batch_loss, batch, weight))
+        finite.append(_finite_scans(predicted.detach(), targets))
 
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     # with no limit this only measures
-    grad_norm = float(nn.utils.clip_grad_norm_(trained, max_grad_norm or math.inf))
-    if not math.isfinite(grad_norm):
-        raise NonFiniteLossError(
-            f"the gradient's norm is {grad_norm}", [s for b in batches for s in b.series]
-        )
+    norm = whole(nn.utils.clip_grad_norm_(trained, max_grad_norm or math.inf))
+    tally = world.total(torch.stack(tallies).sum(dim=0))
+    grad_norm, loss, *kinds = torch.cat([norm.reshape(1), tally]).tolist()
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise _non_finite(loss, grad_norm, batches, finite, world)
     optimizer.step()
     ema_update(jepa.target_encoder, jepa.context_encoder, ema)
-    per_kind = torch.stack(kinds).nanmean(dim=0).tolist()
-    return StepResult(sum(losses), dict(zip(KINDS, per_kind, strict=True)), grad_norm)
+    sums, counts = kinds[: len(KINDS)], kinds[len(KINDS) :]
+    per_kind = [total / n if n else math.nan for total, n in zip(sums, counts, strict=True)]
+    return StepResult(loss, dict(zip(KINDS, per_kind, strict=True)), grad_norm)
+
+
+def _tally(batch_loss: Objective, batch: Batch, weight: float) -> Tensor:
+    """(7,): the batch's part of the loss; errors summed over the scans that have a kind, and how many do."""
+    n_with_kind = batch.masks.block_weight.sum(dim=(0, 2)) * (weight > 0)  # each scan's sums to 1, or 0
+    summed = torch.where(n_with_kind > 0, batch_loss.per_kind * n_with_kind, 0.0)
+    return torch.cat([(batch_loss.loss.detach() * weight).reshape(1), summed, n_with_kind]).float()
+
+
+def _finite_scans(predicted_BMD: Tensor, targets_BMD: Tensor) -> Tensor:
+    """(B,) bool."""
+    return (predicted_BMD.sum(dim=(1, 2)) + targets_BMD.sum(dim=(1, 2))).isfinite()
+
+
+def _non_finite(
+    loss: float, grad_norm: float, batches: Sequence[Batch], finite: Sequence[Tensor], world: World
+) -> NonFiniteLossError:
+    """Names the scans, of whatever process, whose tokens are not finite; all of the update if none is."""
+    series = [s for batch in batches for s in batch.series]
+    broken = [
+        s for s, is_finite in zip(series, torch.cat(list(finite)).tolist(), strict=True) if not is_finite
+    ]
+    named = world.union(broken) or world.union(series)
+    what = f"the gradient's norm is {grad_norm}" if math.isfinite(loss) else f"the loss is {loss}"
+    return NonFiniteLossError(what, named)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast | nullcontext[None]:
@@ -121,8 +170,3 @@ def autocast(device: torch.device, precision: str) -> torch.autocast | nullconte
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
-
-
-def _series_with_non_finite(predicted: Tensor, targets: Tensor, batch: Batch) -> list[int]:
-    bad = ~(predicted.isfinite() & targets.isfinite()).flatten(1).all(dim=1)
-    return [series for series, is_bad in zip(batch.series, bad.tolist(), strict=True) if is_bad]

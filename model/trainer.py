@@ -7,11 +7,10 @@ the weights at the end are those of an uninterrupted run, bit for bit on a CPU w
 
 import json
 import logging
-import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,23 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from bjepa.model.batch import Batch
 from bjepa.model.checkpoint import Checkpoint, save_checkpoint
 from bjepa.model.config import Recipe, load_recipe, recipe_to_toml
-from bjepa.model.dataset import ShardDataset, epoch_loader
+from bjepa.model.dataset import ShardDataset
 from bjepa.model.device import choose_device, choose_precision
 from bjepa.model.ema import ema_at
 from bjepa.model.hub import load_strictly, save_model
 from bjepa.model.inputs import TrainingInputs, read_inputs
 from bjepa.model.jepa import JEPA
+from bjepa.model.loading import read_portions
 from bjepa.model.masking import KINDS
 from bjepa.model.monitors import Monitor
 from bjepa.model.report import verdicts, write_report
 from bjepa.model.run_folder import describe_software, open_run
 from bjepa.model.runlog import RunLog, read_metrics
+from bjepa.model.sampling import n_updates_of_epoch, plan_epoch
 from bjepa.model.schedules import lr_at, weight_decay_at
 from bjepa.model.train_step import NonFiniteLossError, StepResult, make_optimizer, train_step
 from bjepa.preproc.errors import InputError
@@ -67,7 +66,9 @@ class _Run:
     @property
     def updates_per_epoch(self) -> int:
         train = self.recipe.train
-        return math.ceil(math.ceil(len(self.dataset) / train.batch_size) / train.accumulation)
+        return n_updates_of_epoch(
+            len(self.dataset), batch_size=train.batch_size, accumulation=train.accumulation
+        )
 
     @property
     def n_updates(self) -> int:
@@ -133,7 +134,7 @@ def train(
     )
     checkpoint = open_run(output, resolved, inputs_sha256=inputs.sha256, resume=resume)
     generator = torch.Generator().manual_seed(resolved.train.seed)
-    jepa = JEPA(resolved.model, inputs.gradients, generator=generator)
+    jepa = JEPA(resolved.model, inputs.gradients[:, : resolved.model.n_gradients], generator=generator)
     jepa.atlas_sha256 = inputs.reader.atlas_sha256
     jepa.to(chosen)
     optimizer = make_optimizer(jepa, resolved.optimizer)
@@ -177,14 +178,17 @@ def _one_epoch(run: _Run, runlog: RunLog) -> dict[str, Any]:
     began, losses, n_scans = time.monotonic(), [], 0
     epoch, objective, optimizer = run.epoch + 1, run.recipe.objective, run.recipe.optimizer
     pin = run.device.type == "cuda"
-    batches = epoch_loader(run.dataset, run.recipe, epoch=epoch, pin_memory=pin)
+    size, accumulation = run.recipe.train.batch_size, run.recipe.train.accumulation
+    seed = run.recipe.train.seed
+    plan = plan_epoch(len(run.dataset), epoch=epoch, seed=seed, batch_size=size, accumulation=accumulation)
+    portions = read_portions(run.dataset, run.recipe, plan, pin_memory=pin)
     label = f"epoch {epoch}/{run.recipe.train.epochs}"
     # disable=None: silent where stderr is not a terminal
     with closing(
         tqdm(total=run.updates_per_epoch, desc=label, unit="update", disable=None, file=sys.stderr)
     ) as bar:
         step_began = time.monotonic()
-        for portion in _portions(batches, run.recipe.train.accumulation):
+        for portion, weights in portions:
             lr = lr_at(
                 run.update,
                 n_updates=run.n_updates,
@@ -209,6 +213,7 @@ def _one_epoch(run: _Run, runlog: RunLog) -> dict[str, Any]:
                     ema=ema,
                     max_grad_norm=optimizer.max_grad_norm,
                     precision=run.precision,
+                    weights=weights,
                 )
             except NonFiniteLossError as error:
                 raise TrainingStopped(_why(run, error)) from error
@@ -239,18 +244,6 @@ def _one_epoch(run: _Run, runlog: RunLog) -> dict[str, Any]:
         "samples": n_scans,
         "seconds": time.monotonic() - began,
     }
-
-
-def _portions(batches: DataLoader[Batch], size: int) -> Iterator[list[Batch]]:
-    """`size` batches at a time; the last portion of an epoch may have fewer and is used too."""
-    portion: list[Batch] = []
-    for batch in batches:
-        portion.append(batch)
-        if len(portion) == size:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
 
 
 def _save(run: _Run) -> None:

@@ -21,10 +21,12 @@ from bjepa.cli.train import main
 from bjepa.model import ShardDataset, load_model
 from bjepa.model.checkpoint import load_checkpoint
 from bjepa.model.config import load_recipe
-from bjepa.model.dataset import ClipKey, MaskingCollate, epoch_keys, epoch_loader
+from bjepa.model.dataset import ClipKey, MaskingCollate
 from bjepa.model.device import choose_device, choose_precision
+from bjepa.model.loading import read_portions
 from bjepa.model.report import verdicts
 from bjepa.model.runlog import read_metrics
+from bjepa.model.sampling import plan_epoch
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.shards import ROI_COLUMNS, ShardReader, ShardScan, write_shard
 
@@ -369,14 +371,6 @@ def test_clips_follow_from_seed_epoch_and_series_alone(work: Path) -> None:
         dataset[6]
 
 
-def test_every_series_once_an_epoch_in_another_order(work: Path) -> None:
-    batches = [epoch_keys(7, epoch=e, seed=0, batch_size=3) for e in (1, 2)]
-    orders = [[key.item for portion in epoch for key in portion] for epoch in batches]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(7)) and orders[0] != orders[1]
-    assert [len(p) for p in batches[0]] == [3, 3, 1]
-    assert [p[0].batch for epoch in batches for p in epoch] == [0, 1, 2, 3, 4, 5]
-
-
 def test_masks_do_not_depend_on_the_batch_and_released_ones_run(work: Path) -> None:
     recipe = load_recipe("recipe.toml", n_rois=R, n_gradients=3)
     dataset = ShardDataset("data", n_frames=12, seed=4)
@@ -388,9 +382,8 @@ def test_masks_do_not_depend_on_the_batch_and_released_ones_run(work: Path) -> N
     settings = ["mask.sampler=released", "model.n_frames=10", "model.patch_size=1", "train.batch_size=4"]
     released = load_recipe("recipe.toml", settings=settings, n_rois=R, n_gradients=3)
     short = ShardDataset("data", n_frames=10)
-    first, second = (
-        [b.masks for b in epoch_loader(short, released, epoch=1, pin_memory=False)] for _ in "ab"
-    )
+    plan = plan_epoch(len(short), epoch=1, seed=0, batch_size=4, accumulation=1)
+    first, second = ([p.batches[0].masks for p in read_portions(short, released, plan)] for _ in "ab")
     assert all(torch.equal(a.target_index, b.target_index) for a, b in zip(first, second, strict=True))
     assert train(*(w for s in [*settings, "train.epochs=1"] for w in ("--set", s))) == 0
 
