@@ -1,11 +1,17 @@
 """Checkpoints: everything a run needs to go on as if it had not stopped.
 
-Written whole or not at all; read without executing anything in them.
+Written whole or not at all, on a thread while training goes on; read without executing anything in them. One
+format for any number of processes: the tensors in it are whole, and what follows from an update's number
+(learning rate, order, windows, masks) is not in it.
 """
 
 import dataclasses
+import math
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -15,22 +21,49 @@ import bjepa
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside
 
-FORMAT, FORMAT_VERSION = "bjepa-checkpoint", 1
+FORMAT, FORMAT_VERSION = "bjepa-checkpoint", 2
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run is, and what it has seen of the epoch under way."""
+
+    epoch: int = 0  # finished
+    update: int = 0  # done, in the whole run; skipped ones count
+    loss_sum: float = 0.0  # of this epoch's updates, each times its number of series
+    n_series: int = 0  # that these updates learnt from
+    seconds: float = 0.0  # of this epoch before the session
+    n_skipped: int = 0  # updates of this epoch whose loss was not finite
+    skipped_in_a_row: int = 0
+    best: float = -math.inf  # prediction_r2_over_position of the epoch in best.pt
+
+    def begin_epoch(self) -> None:
+        """Forget the sums of the epoch before."""
+        self.loss_sum, self.n_series, self.seconds, self.n_skipped = 0.0, 0, 0.0, 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state after `epoch` whole epochs.
+    """The state after an update.
 
     No random state is needed: what is drawn follows from the seed and the numbers of epoch and series.
     """
 
-    epoch: int  # finished
-    update: int  # done
+    progress: dict[str, Any]  # of Progress
     config: str  # the resolved recipe, TOML
     inputs_sha256: str  # of the data and gradients
     jepa: dict[str, Tensor]
     optimizer: dict[str, Any]
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return int(self.progress["epoch"])
+
+    @property
+    def update(self) -> int:
+        """Updates done."""
+        return int(self.progress["update"])
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -55,6 +88,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(
             f"{path} lacks {', '.join(missing)}.", hint="Use an earlier epoch-NNNN.pt as last.pt."
         )
+    progress = {f.name for f in dataclasses.fields(Progress)}
+    if set(content["progress"]) != progress:
+        raise InputError(
+            f"{path} does not say how far the run was: {', '.join(sorted(progress))} are needed."
+        )
     return Checkpoint(**{name: content[name] for name in names})
 
 
@@ -76,3 +114,55 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
     return content
+
+
+class BackgroundWriter:
+    """One job of writing at a time, on a thread. Use as a context: at its end the last job is finished.
+
+    An error of a job is raised by the next call, or at the end.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> "BackgroundWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.wait()
+        elif self._thread is not None:
+            self._thread.join()  # the error on its way out is told, not this job's
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being written; raises what went wrong with what was."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self.wait()
+        return True
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Wait for the job before, then do this one beside the caller."""
+        self.wait()
+
+        def run() -> None:
+            try:
+                job()
+            except BaseException as error:  # raised again by wait
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="bjepa-writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error

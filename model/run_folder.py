@@ -13,8 +13,17 @@ from bjepa.model.config import Recipe, differing_keys, load_recipe, recipe_to_to
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_text
 
-# These change how a run is written or read, not a number in it; all others must stay as they were.
-FREE_TO_CHANGE = {"data.num_workers", "train.checkpoint_every"}
+# These change how a run is computed, written or read, and no number in it beyond rounding; all others must
+# stay as they were.
+FREE_TO_CHANGE = {
+    "data.num_workers",
+    "train.activation_checkpointing",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.compile",
+    "train.nonfinite",
+    "train.parallel",
+}
 
 
 def open_run(folder: Path, recipe: Recipe, *, inputs_sha256: str, resume: bool) -> Checkpoint | None:

@@ -50,7 +50,7 @@ class RunLog:
         self._metrics.flush()
         group = "step" if "step" in row else "epoch"
         for name, value in plain.items():
-            if value is not None and name not in ("step", "epoch"):
+            if isinstance(value, int | float) and name not in ("step", "epoch"):
                 self._board.add_scalar(f"{group}/{name}", value, step)
 
 

@@ -23,3 +23,13 @@ def weight_decay_at(update: int, *, n_updates: int, config: OptimizerConfig) -> 
     progress = min(1.0, (update + 1) / n_updates)
     first, final = config.weight_decay, config.final_weight_decay
     return final + (first - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def lr_factor(config: OptimizerConfig, *, series_per_update: int) -> float:
+    """What the learning rates are multiplied with, for they are meant for `lr_batch` series an update.
+
+    "linear" keeps the way per series (Goyal et al. 2017, arXiv 1706.02677), "sqrt" the noise of Adam's steps
+    (Malladi et al. 2022, arXiv 2205.10287).
+    """
+    ratio = series_per_update / config.lr_batch
+    return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]

@@ -1,78 +1,86 @@
 """A run from the recipe to the model folder. The order of things, and nothing else.
 
 Per epoch: every series once (one window, its masks) -> updates -> monitors -> model/ -> checkpoint -> report.
-`checkpoints/last.pt` is written last: what a killed run wrote after it is forgotten when it is resumed, and
-the weights at the end are those of an uninterrupted run, bit for bit on a CPU with as many threads.
+`checkpoints/last.pt` is written last, and within an epoch every few minutes: what a killed run wrote after it
+is forgotten when it is resumed, and the weights at the end are those of an uninterrupted run, bit for bit on
+a CPU with as many threads.
+
+Under torchrun every process runs all of this; only the first one writes.
 """
 
-import json
 import logging
-import os
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from bjepa.model.checkpoint import Checkpoint, save_checkpoint
-from bjepa.model.config import Recipe, load_recipe, recipe_to_toml
+from bjepa.model.checkpoint import BackgroundWriter, Checkpoint, load_checkpoint, save_checkpoint
+from bjepa.model.config import Recipe, load_recipe
 from bjepa.model.dataset import ShardDataset
-from bjepa.model.device import choose_device, choose_precision
+from bjepa.model.device import choose_precision
+from bjepa.model.distributed import World, join_world
 from bjepa.model.ema import ema_at
-from bjepa.model.hub import load_strictly, save_model
-from bjepa.model.inputs import TrainingInputs, read_inputs
+from bjepa.model.hub import save_model
+from bjepa.model.inputs import read_inputs
 from bjepa.model.jepa import JEPA
-from bjepa.model.loading import read_portions
+from bjepa.model.loading import Portion, read_portions
 from bjepa.model.masking import KINDS
 from bjepa.model.monitors import Monitor
 from bjepa.model.report import verdicts, write_report
 from bjepa.model.run_folder import describe_software, open_run
+from bjepa.model.run_record import (
+    announce,
+    facts,
+    notes,
+    scans_named,
+    seconds_of_earlier_sessions,
+    write_run_json,
+)
+from bjepa.model.run_state import Run, make_run, new_jepa
 from bjepa.model.runlog import RunLog, read_metrics
-from bjepa.model.sampling import n_updates_of_epoch, plan_epoch
+from bjepa.model.sampling import plan_epoch
 from bjepa.model.schedules import lr_at, weight_decay_at
-from bjepa.model.train_step import NonFiniteLossError, StepResult, make_optimizer, train_step
+from bjepa.model.train_step import NonFiniteLossError, StepResult, train_step
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_json
 
 log = logging.getLogger(__name__)
 REPORT_EVERY = 60.0  # s, at least; drawing the page takes about 1 s
+MOST_SKIPPED = 10  # updates in a row whose loss is not finite
+BEST_BY = "prediction_r2_over_position"  # of an epoch; higher is better, which a lower loss need not be
 
 
 class TrainingStopped(RuntimeError):
     """The run cannot go on; the message says why and what to do. The last checkpoint is as it was."""
 
 
-@dataclass
-class _Run:
-    """What one run holds together."""
+class _Session:
+    """One sitting of a run: what writes, and since when. `runlog` is None but in the first process."""
 
-    folder: Path
-    recipe: Recipe
-    inputs: TrainingInputs
-    dataset: ShardDataset
-    jepa: JEPA
-    optimizer: torch.optim.AdamW
-    device: torch.device
-    precision: str
-    epoch: int = 0  # finished
-    update: int = 0  # done
+    def __init__(self, run: Run, runlog: RunLog | None, writer: BackgroundWriter, command: list[str]) -> None:
+        self.runlog, self.writer, self.command = runlog, writer, command
+        self.software = describe_software() if runlog else {}
+        self.seconds_before = seconds_of_earlier_sessions(run)
+        self.began = self.reported = self.saved = time.monotonic()
+        self._copy: JEPA | None = None
 
     @property
-    def updates_per_epoch(self) -> int:
-        train = self.recipe.train
-        return n_updates_of_epoch(
-            len(self.dataset), batch_size=train.batch_size, accumulation=train.accumulation
-        )
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.seconds_before + time.monotonic() - self.began
 
-    @property
-    def n_updates(self) -> int:
-        return self.updates_per_epoch * self.recipe.train.epochs
+    def write_run_json(self, run: Run) -> None:
+        """In the first process."""
+        if self.runlog is not None:
+            write_run_json(run, self.software, command=self.command, seconds=self.seconds)
+
+    def jepa_of(self, run: Run, checkpoint: Checkpoint) -> JEPA:
+        """A network with the weights of the checkpoint: that of the run goes on learning meanwhile."""
+        self._copy = self._copy or new_jepa(run.recipe, run.inputs)
+        self._copy.load_state_dict(checkpoint.jepa)
+        return self._copy
 
 
 def train(
@@ -87,7 +95,7 @@ def train(
     participants: Path | None = None,
     command: Sequence[str] = (),
 ) -> None:
-    """Train a model and write its run folder (files: docs/training.md).
+    """Train a model and write its run folder (files: docs/training.md). Alone, or under torchrun.
 
     Parameters
     ----------
@@ -112,218 +120,260 @@ def train(
     TrainingStopped
         The loss or the gradient was not finite.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            f"bjepa-train runs as one process so far, but WORLD_SIZE is {os.environ['WORLD_SIZE']}.",
-            hint="Start it without torchrun; train.accumulation gives large batches on one device.",
+    with join_world(device) as world:
+        inputs = read_inputs(data, gradients, participants=participants)
+        resolved = load_recipe(
+            recipe,
+            settings=settings,
+            n_rois=inputs.reader.n_rois,
+            n_gradients=inputs.gradients.shape[1],
         )
-    chosen = choose_device(device)
-    inputs = read_inputs(data, gradients, participants=participants)
-    resolved = load_recipe(
-        recipe,
-        settings=settings,
-        n_rois=inputs.reader.n_rois,
-        n_gradients=inputs.gradients.shape[1],
+        precision = choose_precision(resolved.train.precision, world.device)
+        dataset = ShardDataset(
+            inputs.reader,
+            n_frames=resolved.model.n_frames,
+            seed=resolved.train.seed,
+            participants=inputs.participants,
+        )
+        checkpoint = _open(output, resolved, inputs.sha256, resume=resume, world=world)
+        run = make_run(
+            output,
+            resolved,
+            inputs=inputs,
+            dataset=dataset,
+            world=world,
+            precision=precision,
+            checkpoint=checkpoint,
+        )
+        del checkpoint
+        with ExitStack() as stack:
+            progress = run.progress
+            writer = stack.enter_context(BackgroundWriter())
+            runlog = None
+            if world.is_first:
+                runlog = stack.enter_context(RunLog(output, step=progress.update, epoch=progress.epoch))
+            announce(run)
+            _train_epochs(run, _Session(run, runlog, writer, list(command)))
+
+
+def _open(
+    folder: Path, recipe: Recipe, inputs_sha256: str, *, resume: bool, world: World
+) -> Checkpoint | None:
+    """`open_run` in the first process; the others read the checkpoint too, or hear why not."""
+    checkpoint, problem = None, None
+    if world.is_first:
+        try:
+            checkpoint = open_run(folder, recipe, inputs_sha256=inputs_sha256, resume=resume)
+        except InputError as error:
+            problem = error
+    problem, goes_on = world.as_first((problem, checkpoint is not None))
+    if problem is not None:
+        raise problem
+    if goes_on and checkpoint is None:
+        checkpoint = load_checkpoint(folder / "checkpoints" / "last.pt")
+    return checkpoint
+
+
+def _train_epochs(run: Run, session: _Session) -> None:
+    progress, epochs = run.progress, run.recipe.train.epochs
+    monitor = Monitor(run.dataset, run.recipe)
+    if progress.epoch == epochs:
+        log.info("All %d epochs are done already.", epochs)
+    session.write_run_json(run)
+    while progress.epoch < epochs:
+        row = _one_epoch(run, session)
+        # every process looks: shards of the weights may lie in all of them
+        row |= monitor(run.jepa, device=run.world.device, precision=run.precision)
+        if session.runlog is not None:
+            session.runlog.write(row, step=progress.update)
+        log.info("%s", _sentence(row, epochs))
+        _end_epoch(run, session, row)
+        _record(run, session)
+    if session.runlog is not None:
+        for warning in verdicts([r for r in read_metrics(run.folder) if "step" not in r]):
+            log.warning("%s", warning)
+        log.info("Model: %s. Report: %s", run.folder / "model", run.folder / "report.html")
+
+
+def _one_epoch(run: Run, session: _Session) -> dict[str, Any]:
+    """The updates of an epoch that are not done yet; returns its row, still without the monitors."""
+    began, progress, train = time.monotonic(), run.progress, run.recipe.train
+    epoch, before = progress.epoch + 1, progress.seconds
+    plan = plan_epoch(
+        len(run.dataset),
+        epoch=epoch,
+        seed=train.seed,
+        batch_size=train.batch_size,
+        accumulation=train.accumulation,
+        rank=run.world.rank,
+        n_ranks=run.world.size,
     )
-    precision = choose_precision(resolved.train.precision, chosen)
-    dataset = ShardDataset(
-        inputs.reader,
-        n_frames=resolved.model.n_frames,
-        seed=resolved.train.seed,
-        participants=inputs.participants,
-    )
-    checkpoint = open_run(output, resolved, inputs_sha256=inputs.sha256, resume=resume)
-    generator = torch.Generator().manual_seed(resolved.train.seed)
-    jepa = JEPA(resolved.model, inputs.gradients[:, : resolved.model.n_gradients], generator=generator)
-    jepa.atlas_sha256 = inputs.reader.atlas_sha256
-    jepa.to(chosen)
-    optimizer = make_optimizer(jepa, resolved.optimizer)
-    run = _Run(output, resolved, inputs, dataset, jepa, optimizer, chosen, precision)
-    if checkpoint is not None:
-        _restore(run, checkpoint)
-    with RunLog(output, step=run.update, epoch=run.epoch) as runlog:
-        _announce(run)
-        _train_epochs(run, runlog, command=list(command))
-
-
-def _train_epochs(run: _Run, runlog: RunLog, *, command: list[str]) -> None:
-    started, seconds_before = time.monotonic(), _seconds_of_earlier_sessions(run)
-    monitor, software = Monitor(run.dataset, run.recipe), describe_software()
-
-    def seconds() -> float:
-        return seconds_before + time.monotonic() - started
-
-    reported = seconds()
-
-    if run.epoch == run.recipe.train.epochs:
-        log.info("All %d epochs are done already.", run.epoch)
-    _write_run_json(run, software, command=command, seconds=seconds())
-    while run.epoch < run.recipe.train.epochs:
-        row = _one_epoch(run, runlog)
-        looks = monitor(run.jepa, device=run.device, precision=run.precision)
-        runlog.write(row | looks, step=run.update)
-        log.info("%s", _sentence(row | looks, run.recipe.train.epochs))
-        _save(run)
-        _write_run_json(run, software, command=command, seconds=seconds())
-        if seconds() - reported > REPORT_EVERY or run.epoch == run.recipe.train.epochs:
-            write_report(run.folder, facts=_facts(run, seconds()), notes=_notes(run))
-            reported = seconds()
-    for warning in verdicts([r for r in read_metrics(run.folder) if "step" not in r]):
-        log.warning("%s", warning)
-    log.info("Model: %s. Report: %s", run.folder / "model", run.folder / "report.html")
-
-
-def _one_epoch(run: _Run, runlog: RunLog) -> dict[str, Any]:
-    """All series once; returns the epoch's row, still without the monitors."""
-    began, losses, n_scans = time.monotonic(), [], 0
-    epoch, objective, optimizer = run.epoch + 1, run.recipe.objective, run.recipe.optimizer
-    pin = run.device.type == "cuda"
-    size, accumulation = run.recipe.train.batch_size, run.recipe.train.accumulation
-    seed = run.recipe.train.seed
-    plan = plan_epoch(len(run.dataset), epoch=epoch, seed=seed, batch_size=size, accumulation=accumulation)
-    portions = read_portions(run.dataset, run.recipe, plan, pin_memory=pin)
-    label = f"epoch {epoch}/{run.recipe.train.epochs}"
-    # disable=None: silent where stderr is not a terminal
-    with closing(
-        tqdm(total=run.updates_per_epoch, desc=label, unit="update", disable=None, file=sys.stderr)
-    ) as bar:
+    done = progress.update - progress.epoch * run.updates_per_epoch
+    pin = run.world.device.type == "cuda"
+    label = f"epoch {epoch}/{train.epochs}"
+    # None: silent where stderr is not a terminal
+    silent = None if run.world.is_first else True
+    with (
+        closing(read_portions(run.dataset, run.recipe, plan[done:], pin_memory=pin)) as portions,
+        closing(tqdm(total=len(plan), initial=done, desc=label, unit="update", disable=silent)) as bar,
+    ):
         step_began = time.monotonic()
-        for portion, weights in portions:
-            lr = lr_at(
-                run.update,
-                n_updates=run.n_updates,
-                n_warmup=int(optimizer.warmup_epochs * run.updates_per_epoch),
-                config=optimizer,
-            )
-            weight_decay = weight_decay_at(run.update, n_updates=run.n_updates, config=optimizer)
-            ema = ema_at(
-                run.update,
-                n_updates=run.n_updates,
-                accumulation=run.recipe.train.accumulation,
-                config=objective,
-            )
-            try:
-                result: StepResult = train_step(
-                    run.jepa,
-                    [batch.to(run.device) for batch in portion],
-                    run.optimizer,
-                    objective_config=objective,
-                    lr=lr,
-                    weight_decay=weight_decay,
-                    ema=ema,
-                    max_grad_norm=optimizer.max_grad_norm,
-                    precision=run.precision,
-                    weights=weights,
-                )
-            except NonFiniteLossError as error:
-                raise TrainingStopped(_why(run, error)) from error
-            run.update += 1
-            in_step = sum(len(batch.series) for batch in portion)
-            n_scans += in_step
-            losses.append(result.loss * in_step)
-            row = {
-                "step": run.update,
-                "epoch": epoch,
-                "loss": result.loss,
-                **{f"loss_{kind}": result.per_kind[kind] for kind in KINDS},
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "ema": ema,
-                "grad_norm": result.grad_norm,
-                "samples_per_s": in_step / (time.monotonic() - step_began),
-            }
-            runlog.write(row, step=run.update)
+        for number, portion in enumerate(portions, done):
+            n_series = min(run.series_per_update, len(run.dataset) - number * run.series_per_update)
+            row = _one_update(run, portion, n_series)
+            row["samples_per_s"] = n_series / (time.monotonic() - step_began)
+            if session.runlog is not None:
+                session.runlog.write(row, step=progress.update)
             step_began = time.monotonic()  # reading the next batch counts
             bar.update()
-            bar.set_postfix(loss=f"{result.loss:.4f}")
-    run.epoch = epoch
-    return {
+            bar.set_postfix(loss=f"{row['loss']:.4f}")
+            progress.seconds = before + time.monotonic() - began
+            if number + 1 < len(plan):
+                _save_within_epoch(run, session)
+    row = {
         "epoch": epoch,
-        "last_step": run.update,
-        "loss": sum(losses) / n_scans,
-        "samples": n_scans,
-        "seconds": time.monotonic() - began,
+        "last_step": progress.update,
+        "loss": progress.loss_sum / progress.n_series if progress.n_series else float("nan"),
+        "samples": progress.n_series,
+        "seconds": before + time.monotonic() - began,
+    }
+    if progress.n_skipped:
+        row["skipped"] = progress.n_skipped
+    progress.epoch = epoch
+    progress.begin_epoch()
+    return row
+
+
+def _one_update(run: Run, portion: Portion, n_series: int) -> dict[str, Any]:
+    """Train on what was read, or skip it; returns the update's row, still without its speed."""
+    progress, optimizer = run.progress, run.scaled_optimizer
+    lr = lr_at(
+        progress.update,
+        n_updates=run.n_updates,
+        n_warmup=int(optimizer.warmup_epochs * run.updates_per_epoch),
+        config=optimizer,
+    )
+    weight_decay = weight_decay_at(progress.update, n_updates=run.n_updates, config=optimizer)
+    ema = ema_at(
+        progress.update,
+        n_updates=run.n_updates,
+        accumulation=run.recipe.train.accumulation,
+        config=run.recipe.objective,
+    )
+    skipped: dict[str, Any] = {}
+    try:
+        result = train_step(
+            run.jepa,
+            [batch.to(run.world.device) for batch in portion.batches],
+            run.optimizer,
+            objective_config=run.recipe.objective,
+            lr=lr,
+            weight_decay=weight_decay,
+            ema=ema,
+            max_grad_norm=optimizer.max_grad_norm,
+            precision=run.precision,
+            weights=portion.weights,
+            network=run.network,
+            world=run.world,
+        )
+        progress.skipped_in_a_row = 0
+        progress.loss_sum += result.loss * n_series
+        progress.n_series += n_series
+    except NonFiniteLossError as error:
+        skipped["skipped"] = _skip(run, error)
+        nan = float("nan")
+        result = StepResult(nan, dict.fromkeys(KINDS, nan), nan)
+    progress.update += 1
+    return {
+        "step": progress.update,
+        "epoch": progress.epoch + 1,
+        "loss": result.loss,
+        **{f"loss_{kind}": result.per_kind[kind] for kind in KINDS},
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "ema": ema,
+        "grad_norm": result.grad_norm,
+        **skipped,
     }
 
 
-def _save(run: _Run) -> None:
+def _skip(run: Run, error: NonFiniteLossError) -> list[str]:
+    """The scans of an update that was left out; TrainingStopped where that is not wanted, or not any more."""
+    progress, scans = run.progress, scans_named(run, error.series)
+    named = f" in {', '.join(scans[:8])}{' …' if len(scans) > 8 else ''}"
+    what = f"Update {progress.update + 1}: {error}{named}."
+    advice = (
+        "If the scans hold finite numbers, lower optimizer.lr, or set optimizer.max_grad_norm=1; "
+        "else leave them out by --participants, or set train.nonfinite=skip."
+    )
+    if run.recipe.train.nonfinite == "stop":
+        raise TrainingStopped(
+            f"{what} Stopped before the weights were changed; the last checkpoint is good. {advice}"
+        ) from error
+    progress.n_skipped += 1
+    progress.skipped_in_a_row += 1
+    if progress.skipped_in_a_row == MOST_SKIPPED:
+        raise TrainingStopped(
+            f"{what} This is the {MOST_SKIPPED}th update in a row; stopped with the weights as before them. "
+            f"{advice}"
+        ) from error
+    log.warning("%s Skipped: the weights stay as they were.", what)
+    return scans
+
+
+def _save_within_epoch(run: Run, session: _Session) -> None:
+    """last.pt, where train.checkpoint_minutes have passed and the file before is written."""
+    minutes = run.recipe.train.checkpoint_minutes
+    if not minutes:
+        return
+    due = session.writer.is_idle and time.monotonic() - session.saved >= 60 * minutes
+    if run.world.as_first(due):
+        checkpoint = run.checkpoint()
+        if checkpoint is not None:
+            last = run.folder / "checkpoints" / "last.pt"
+            session.writer.start(lambda: save_checkpoint(last, checkpoint))
+        session.saved = time.monotonic()
+
+
+def _end_epoch(run: Run, session: _Session, row: dict[str, Any]) -> None:
     """The model folder, then the checkpoints; last.pt at the end, for it says that the rest is there."""
-    save_model(
-        run.jepa,
-        run.folder / "model",
-        atlas_table=run.inputs.atlas_table,
-        origin=run.inputs.origin() | {"epochs": run.epoch, "inputs_sha256": run.inputs.sha256},
-    )
-    checkpoint = Checkpoint(
-        epoch=run.epoch,
-        update=run.update,
-        config=recipe_to_toml(run.recipe),
-        inputs_sha256=run.inputs.sha256,
-        jepa=run.jepa.state_dict(),
-        optimizer=run.optimizer.state_dict(),
-    )
-    folder = run.folder / "checkpoints"
-    if run.epoch % run.recipe.train.checkpoint_every == 0 or run.epoch == run.recipe.train.epochs:
-        save_checkpoint(folder / f"epoch-{run.epoch:04d}.pt", checkpoint)
-    save_checkpoint(folder / "last.pt", checkpoint)
+    progress, train = run.progress, run.recipe.train
+    names = ["last.pt"]
+    if row[BEST_BY] > progress.best:  # not so where it is NaN
+        progress.best = row[BEST_BY]
+        names.insert(0, "best.pt")
+    if progress.epoch % train.checkpoint_every == 0 or progress.epoch == train.epochs:
+        names.insert(0, f"epoch-{progress.epoch:04d}.pt")
+    checkpoint = run.checkpoint()
+    if checkpoint is None:
+        return
+    origin = run.inputs.origin() | {"epochs": progress.epoch, "inputs_sha256": run.inputs.sha256}
 
-
-def _restore(run: _Run, checkpoint: Checkpoint) -> None:
-    origin = run.folder / "checkpoints" / "last.pt"
-    load_strictly(run.jepa, checkpoint.jepa, origin=str(origin))
-    try:
-        run.optimizer.load_state_dict(checkpoint.optimizer)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{origin}: the state of the optimizer does not fit: {error}.") from error
-    run.epoch, run.update = checkpoint.epoch, checkpoint.update
-    before, now = _run_json(run).get("n_threads"), torch.get_num_threads()
-    if run.device.type == "cpu" and before not in (None, now):
-        log.warning(
-            "The run began with %s CPU threads, this session has %d: sums round differently, so the weights "
-            "will differ in their last bits from an uninterrupted run's. OMP_NUM_THREADS=%s avoids it.",
-            before,
-            now,
-            before,
+    def write() -> None:
+        save_model(
+            session.jepa_of(run, checkpoint),
+            run.folder / "model",
+            atlas_table=run.inputs.atlas_table,
+            origin=origin,
         )
+        for name in names:
+            save_checkpoint(run.folder / "checkpoints" / name, checkpoint)
+
+    session.writer.start(write)
+    session.saved = time.monotonic()
 
 
-def _announce(run: _Run) -> None:
-    jepa, model = run.jepa, run.recipe.model
-    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (jepa.context_encoder, jepa.predictor)]
-    log.info(
-        "%d series of %d frames or more; %d tokens of %d regions x %d patches; encoder %.2f M and predictor "
-        "%.2f M parameters; %s, %s.",
-        len(run.dataset),
-        model.n_frames,
-        model.n_tokens,
-        model.n_rois,
-        model.n_patches,
-        *sizes,
-        run.device,
-        run.precision,
-    )
-    for note in _notes(run):
-        log.warning("%s", note)
-    if run.update:
-        log.info("Going on after epoch %d (update %d).", run.epoch, run.update)
-
-
-def _notes(run: _Run) -> list[str]:
-    short = run.dataset.too_short
-    if not short:
-        return []
-    shown = ", ".join(short[:5]) + (f" and {len(short) - 5} more" if len(short) > 5 else "")
-    return [f"{len(short)} scans are not used: shorter than {run.recipe.model.n_frames} frames ({shown})."]
-
-
-def _why(run: _Run, error: NonFiniteLossError) -> str:
-    scans = sorted({run.dataset.scan_id(series) for series in error.series})
-    named = f" in {', '.join(scans[:8])}{' …' if len(scans) > 8 else ''}" if scans else ""
-    return (
-        f"Update {run.update + 1}: {error}{named}. Stopped before the weights were changed; the last "
-        "checkpoint is good. If the scans hold finite numbers, lower optimizer.lr, or set "
-        "optimizer.max_grad_norm=1."
-    )
+def _record(run: Run, session: _Session) -> None:
+    """run.json; the report too, where the last one is old or the run is at its end."""
+    if session.runlog is None:
+        return
+    finished = run.progress.epoch == run.recipe.train.epochs
+    if finished:
+        session.writer.wait()  # only then may run.json say so
+    session.write_run_json(run)
+    if finished or time.monotonic() - session.reported > REPORT_EVERY:
+        write_report(run.folder, facts=facts(run, session.seconds), notes=notes(run))
+        session.reported = time.monotonic()
 
 
 def _sentence(row: dict[str, Any], epochs: int) -> str:
@@ -332,57 +382,4 @@ def _sentence(row: dict[str, Any], epochs: int) -> str:
         f"target_scan_share {row['target_scan_share']:.3f}, "
         f"prediction_r2_over_position {row['prediction_r2_over_position']:.3f}, "
         f"effective_rank {row['effective_rank']:.1f}, {row['samples'] / row['seconds']:.2f} series/s"
-    )
-
-
-def _facts(run: _Run, seconds: float) -> dict[str, str]:
-    epochs = [row for row in read_metrics(run.folder) if "step" not in row]
-    return {
-        "epochs": f"{run.epoch} of {run.recipe.train.epochs}",
-        "updates": str(run.update),
-        "series": str(len(run.dataset)),
-        "loss, first epoch": f"{epochs[0]['loss']:.4f}",
-        "loss, last epoch": f"{epochs[-1]['loss']:.4f}",
-        "minutes": f"{seconds / 60:.1f}",
-    }
-
-
-def _seconds_of_earlier_sessions(run: _Run) -> float:
-    return float(_run_json(run)["wall_time_s"]) if run.update else 0.0
-
-
-def _run_json(run: _Run) -> dict[str, Any]:
-    """run.json as an earlier session left it."""
-    path = run.folder / "run.json"
-    found: dict[str, Any] = (
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"wall_time_s": 0}
-    )
-    return found
-
-
-def _write_run_json(run: _Run, software: dict[str, Any], *, command: list[str], seconds: float) -> None:
-    reader = run.inputs.reader
-    write_json(
-        run.folder / "run.json",
-        {
-            **software,
-            "command": command,
-            "seed": run.recipe.train.seed,
-            "device": str(run.device),
-            "device_name": torch.cuda.get_device_name() if run.device.type == "cuda" else None,
-            "precision": run.precision,
-            "n_threads": torch.get_num_threads(),
-            "files_sha256": run.inputs.files,
-            "inputs_sha256": run.inputs.sha256,
-            "atlas": reader.atlas,
-            "atlas_sha256": reader.atlas_sha256,
-            "participants": run.inputs.participants,
-            "n_series": len(run.dataset),
-            "too_short": run.dataset.too_short,
-            "epochs_done": run.epoch,
-            "updates_done": run.update,
-            "finished": run.epoch == run.recipe.train.epochs,
-            "wall_time_s": round(seconds, 3),
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
     )

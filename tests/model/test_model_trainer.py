@@ -139,6 +139,7 @@ def test_a_run_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "log.txt",
         "report.html",
         "checkpoints/last.pt",
+        "checkpoints/best.pt",
         "checkpoints/epoch-0003.pt",
         "model/config.json",
         "model/model.safetensors",
@@ -203,17 +204,17 @@ def test_resume_at_every_epoch_is_exact(work: Path, monkeypatch: pytest.MonkeyPa
     assert train(*more, run="whole") == 0
     import bjepa.model.trainer as trainer
 
-    save = trainer._save
+    end_epoch = trainer._end_epoch
     for stop_after in (1, 2):
 
-        def stop(run: Any, stop_after: int = stop_after) -> None:
-            if run.epoch > stop_after:
+        def stop(run: Any, session: Any, row: Any, stop_after: int = stop_after) -> None:
+            if run.progress.epoch > stop_after:
                 raise KeyboardInterrupt
-            save(run)
+            end_epoch(run, session, row)
 
-        monkeypatch.setattr(trainer, "_save", stop)
+        monkeypatch.setattr(trainer, "_end_epoch", stop)
         assert train(*more, run=f"stopped{stop_after}") == 1
-        monkeypatch.setattr(trainer, "_save", save)
+        monkeypatch.setattr(trainer, "_end_epoch", end_epoch)
         # workers read, and it makes no difference
         assert train(*more, "--resume", "--set", "data.num_workers=1", run=f"stopped{stop_after}") == 0
         assert weights(f"stopped{stop_after}") == weights("whole")
@@ -322,14 +323,14 @@ def test_refuses_gradients_of_another_atlas(work: Path, capsys: pytest.CaptureFi
     assert "as many regions, but not the same" in capsys.readouterr().err
 
 
-def test_refuses_several_processes_and_missing_arguments(
+def test_refuses_processes_that_cannot_meet_and_missing_arguments(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["demo", "--data", "data"]) == 2
     assert "--gradients, --output must be given" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert train() == 2
-    assert "one process so far" in capsys.readouterr().err
+    assert "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set" in capsys.readouterr().err
 
 
 def test_a_broken_scan_stops_the_run_and_is_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
