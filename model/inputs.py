@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bjepa.gradients import load_gradients
+from bjepa.gradients.alignment.row_order import row_order
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sha256_of_file, sha256_of_json
 from bjepa.preproc.participants import read_participant_list
@@ -65,8 +67,7 @@ def read_inputs(data: Path, gradients: Path, *, participants: Path | None = None
             hint="Give the gradients of the same atlas, one row a region, without header.",
         )
     if table.atlas_sha256 is None:
-        if table.names != reader.rois["name"]:
-            _check_order(table.names or [], reader, gradients, data)
+        if not _rows_are_proven(table.names, reader, gradients, data):
             log.warning(
                 "%s does not say which atlas it is of: its rows are taken to be the %d regions of %s",
                 gradients,
@@ -100,15 +101,27 @@ def read_inputs(data: Path, gradients: Path, *, participants: Path | None = None
     )
 
 
-def _check_order(names: list[str], reader: ShardReader, gradients: Path, data: Path) -> None:
-    """Refuse rows that are named as other regions of the shards; names that the shards lack tell nothing."""
+def _rows_are_proven(names: list[str] | None, reader: ShardReader, gradients: Path, data: Path) -> bool:
+    """Whether the rows are named as the regions of the shards, in any naming; names of others are refused.
+
+    Names that are of no atlas we know, as those of a table without any, tell nothing.
+    """
     own = reader.rois["name"]
-    row_of = {name: row for row, name in enumerate(own)}
-    moved = [row for row, name in enumerate(names) if name in row_of and name != own[row]]
-    if moved:
-        row = moved[0]
+    order = row_order(names, pd.DataFrame(reader.rois))
+    if names is None or order is None:
+        return False
+    if order.moved.any():
+        row = int(np.argmax(order.moved))
         raise InputError(
-            f"{gradients} has its regions in another order than the shards in {data}: {len(moved)} of "
-            f"{len(own)} rows differ, first row {row + 1}: {names[row]!r} there, {own[row]!r} here.",
+            f"{gradients} has its regions in another order than the shards in {data}: "
+            f"{int(order.moved.sum())} of {len(own)} rows differ, first row {row + 1}: {names[row]!r} there, "
+            f"{own[row]!r} here.",
             hint="Give gradients made from these data, or put the rows into the order of atlas.tsv.",
         )
+    if order.problem:
+        raise InputError(
+            f"The rows of {gradients} are named as other regions than those of the shards in {data} "
+            f"({reader.atlas}): {order.problem}.",
+            hint="Give gradients made from these data. A table without names is taken row by row.",
+        )
+    return order.complete

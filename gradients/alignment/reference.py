@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.gradients.alignment.parcels import other_network_orders, regions_are_named
+from bjepa.gradients.alignment.row_order import row_order
 from bjepa.gradients.atlas_reading import GradientTable, load_fc_mean, load_gradients
 from bjepa.gradients.regions import Regions
-from bjepa.preproc.atlas.region_names import region_numbers
 from bjepa.preproc.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -99,15 +99,10 @@ def _order_by_names(
     path: Path, names: list[str] | None, regions: Regions, *, same_atlas: bool
 ) -> NDArray[np.int64] | None:
     """(R,) row of the file that each region has; None: the rows are in our order as far as can be told."""
-    if names is None or names == regions.names:
-        return None
-    if not regions_are_named(names) or not regions_are_named(regions.names):
-        return None
-    found = region_numbers(names, regions.table)
-    matched = found.numbers >= 0
-    if matched.all() and len(set(found.numbers.tolist())) == len(names):
-        if np.array_equal(found.numbers, np.arange(len(names))):
-            return None  # another naming of the same regions
+    order = row_order(names, regions.table)
+    if names is None or order is None or (order.complete and not order.moved.any()):
+        return None  # another naming of the same regions, at most
+    if order.complete:
         if same_atlas:
             raise InputError(
                 f"{path}: its names are in another order than those of INPUT, although both have the same "
@@ -115,14 +110,14 @@ def _order_by_names(
                 hint="One of the two was edited; make it again.",
             )
         log.warning("%s: its regions are in another order; put into that of INPUT, by name", path)
-        return found.numbers
+        return order.row_of_region
     if same_atlas:
         return None
-    example = int(np.argmin(matched)) if not matched.all() else 0
+    example = int(np.argmin(order.found)) if not order.found.all() else 0
     raise InputError(
-        f"{path}: the names of its regions are not those of INPUT: {matched.sum()} of {len(names)} are "
+        f"{path}: the names of its regions are not those of INPUT: {order.found.sum()} of {len(names)} are "
         f"found; row {example + 1} is {names[example]!r} there, {regions.names[example]!r} here."
-        + (f" {found.problem}." if found.problem else ""),
+        + (f" {order.problem}." if order.problem else ""),
         hint="Give gradients of the same atlas. A table without the column name (gradients.csv alone) is "
         "taken row by row.",
     )
