@@ -5,7 +5,7 @@ One result, several ways to it, by `model.attention` and what the device has:
 
     sdpa        torch's fused kernels: all scans at once where their lengths are equal; else torch's varlen
                 kernel on CUDA in half precision, a mask of keys on other CUDA, one scan at a time on a CPU;
-                in bfloat16 without a gradient on a CPU: products of 256 queries at a time (see IN_CHUNKS)
+                in bfloat16 on a CPU: products for 256 queries at a time (see IN_CHUNKS)
     flash_attn  the package flash-attn (2 or 3), CUDA in half precision; elsewhere as sdpa (same mathematics)
     math        the formula written out, one scan at a time: the reference; (H, m, n) scores in memory
 
@@ -21,15 +21,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from bjepa.model.config import Attention
 from bjepa.preproc.errors import InputError
 
 Lengths = tuple[int, ...]
 HALF = (torch.bfloat16, torch.float16)
-# On a CPU torch's fused kernel gains nothing from bfloat16 (0.17 s for 4,500 tokens, 6 heads, 2 cores, as in
-# float32), products do: 0.08 s. Scores are rounded to bfloat16, as everything between two layers is.
-IN_CHUNKS = 256  # queries
+# On a CPU torch's fused kernel gains nothing from bfloat16 (4,500 tokens, 6 heads, 2 cores: 0.17 s, as in
+# float32), products do (0.08 s; with gradient, 1,456 tokens: 0.036 s against 0.094). Scores are rounded to
+# bfloat16, as everything between two layers is. Queries at a time:
+IN_CHUNKS = 256
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # lengths differ in every batch
@@ -49,7 +51,7 @@ def attend(
         return _one_scan_at_a_time(*spans, attention_math)
     if attention == "flash_attn" and on_gpu_in_half:
         return _varlen(flash_attn_varlen(), *spans)
-    if q_mHd.device.type == "cpu" and q_mHd.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+    if q_mHd.device.type == "cpu" and q_mHd.dtype == torch.bfloat16:
         return _one_scan_at_a_time(*spans, _in_chunks)
     if len(set(query_lengths)) == len(set(key_lengths)) == 1:
         return _all_at_once(*spans)
@@ -68,9 +70,15 @@ def attention_math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The formula for some queries at a time; (1, H, m, d), (1, H, n, d) -> (1, H, m, d)."""
+    """The formula for some queries at a time; (1, H, m, d), (1, H, n, d) -> (1, H, m, d).
+
+    Scores are not kept for the gradient but computed again.
+    """
     k_HnD, v_HnD = k[0].contiguous(), v[0].contiguous()
-    mixed = [attention_math(chunk, k_HnD, v_HnD) for chunk in torch.split(q[0], IN_CHUNKS, dim=1)]
+    mixed = [
+        checkpoint(attention_math, q_HcD, k_HnD, v_HnD, use_reentrant=False, preserve_rng_state=False)
+        for q_HcD in torch.split(q[0], IN_CHUNKS, dim=1)
+    ]
     return torch.cat(mixed, dim=1)[None]
 
 

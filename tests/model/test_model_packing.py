@@ -131,13 +131,15 @@ def test_chunks_of_queries_in_bfloat16_are_near() -> None:
     q, k, v = (torch.randn(n, 3, 8, generator=generator) for n in (600, 700, 700))
     lengths: dict[str, Any] = {"query_lengths": (590, 10), "key_lengths": (300, 400)}
     expected = attend(q, k, v, **lengths, attention="math")
-    half = [t.bfloat16() for t in (q, k, v)]
-    with torch.no_grad():
-        found = attend(*half, **lengths, attention="sdpa")
+    found = attend(*(t.bfloat16() for t in (q, k, v)), **lengths, attention="sdpa")
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=0)
-    plain = attention_module._in_chunks(*(t.transpose(0, 1)[None] for t in (q, k, v)))
-    torch.testing.assert_close(plain, attention_math(*(t.transpose(0, 1)[None] for t in (q, k, v))))
+    gradients = []
+    for way in (attention_module._in_chunks, attention_math):  # in float32: the same, and its gradient
+        leaves = [t.transpose(0, 1)[None].clone().requires_grad_() for t in (q, k, v)]
+        way(*leaves).square().sum().backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
 def test_flash_attn_missing_is_told(monkeypatch: pytest.MonkeyPatch, _fresh_imports: None) -> None:
