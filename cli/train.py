@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ EXAMPLES = """\
   # change settings; see all of them
   bjepa-train vit_small --set train.epochs=100 --set model.n_frames=96 --print-config
 
+  # several GPUs of one machine
+  torchrun --nproc-per-node=gpu --no-python bjepa-train vit_large --set train.parallel=fsdp ...
+
   # learn from the training set only, with a recipe of your own
   bjepa-train my_recipe.toml --data out --gradients gradients.csv --output run --participants train.tsv"""
 
@@ -29,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(given)
     args.command_line = [PROG, *given]
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process tells for all
+        args.log_level = "error"
     return run(_train, args, prog=PROG)
 
 

@@ -74,6 +74,8 @@ class World:
 def join_world(device: str) -> Iterator[World]:
     """Meet the other processes that torchrun started, if any; part when the block ends without error.
 
+    Where the caller has made torch's process group, that is used and left alone.
+
     Parameters
     ----------
     device : "auto", "cpu", "cuda" or "mps"
@@ -105,9 +107,12 @@ def join_world(device: str) -> Iterator[World]:
         torch.cuda.set_device(chosen)
     elif chosen.type != "cpu":
         raise InputError(f"--device {chosen.type} cannot be used by several processes; use cpu or cuda.")
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     yield World(rank=dist.get_rank(), size=size, device=chosen)
-    dist.destroy_process_group()
+    if ours:
+        dist.destroy_process_group()
 
 
 def spread(jepa: JEPA, world: World, *, parallel: Parallel) -> nn.Module:

@@ -1,0 +1,145 @@
+"""bjepa-train under torchrun on two processes (gloo) against one: the same losses and weights."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bjepa.cli.train import main
+from bjepa.model.checkpoint import load_checkpoint
+from bjepa.model.runlog import read_metrics
+from bjepa.preproc.shards import ROI_COLUMNS, ShardScan, write_shard
+
+R = 7
+# 7 series, 5 an update, one at a time: shares of 3 and 2 (and a filler), then of 1 and 1. 20 updates
+RECIPE = """\
+[model]
+n_frames = 12
+patch_size = 3
+embed_dim = 16
+depth = 2
+num_heads = 2
+predictor_embed_dim = 8
+predictor_depth = 1
+predictor_num_heads = 2
+[train]
+epochs = 10
+batch_size = 1
+accumulation = 5
+seed = 4
+[optimizer]
+warmup_epochs = 1
+max_grad_norm = 0.5
+# gradients that are 0 but for rounding (the keys' biases) would be blown up to steps of lr
+eps = 1e-3
+"""
+TOLERANCE = 1e-5  # of losses and weights after 20 updates
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(3)
+    names = dict.fromkeys(("session", "task", "run"), "")
+    scans = [
+        ShardScan(
+            entities={"scan_id": f"sub-{n}", "participant_id": f"sub-{n}"} | names,
+            t_r=2.0,
+            t_r_out=2.0,
+            valid=np.ones(R, dtype=bool),
+            phases=[rng.normal(size=(19 + n, R)).cumsum(axis=0).astype(np.float32) / 5],
+        )
+        for n in range(7)
+    ]
+    write_shard(
+        folder / "data/shards/shard-00000.h5",
+        scans,
+        atlas="tiny",
+        atlas_sha256="f" * 64,
+        rois={c: [f"{c}{i}" for i in range(R)] for c in ROI_COLUMNS},
+        median=np.zeros(R),
+        iqr=np.ones(R),
+        scaling="robust",
+        target_t_r=2.0,
+    )
+    np.savetxt(folder / "gradients.csv", rng.normal(size=(R, 3)), delimiter=",")
+    (folder / "recipe.toml").write_text(RECIPE)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(arguments(folder, "alone")) == 0
+    finally:
+        torch.set_num_threads(n_threads)
+    return folder
+
+
+def arguments(work: Path, run: str, more: Sequence[str] = ()) -> list[str]:
+    given = {"--data": "data", "--gradients": "gradients.csv", "--output": run}
+    paths = [word for option, name in given.items() for word in (option, str(work / name))]
+    return [str(work / "recipe.toml"), *paths, "--device", "cpu", *more]
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+SCRIPT = """\
+import json, os, sys
+import torch.distributed as dist
+from bjepa.cli.train import main
+
+dist.init_process_group("gloo")  # once for all runs
+for arguments, expected in json.loads(sys.argv[1]):
+    status = main(arguments)
+    assert status == expected, (os.environ["RANK"], arguments, status)
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def told(work: Path) -> str:
+    """stderr of one torchrun in which everything that these tests look at is run."""
+    whole = {name: arguments(work, name, ["--set", f"train.parallel={name}"]) for name in ("ddp", "fsdp")}
+    refused = arguments(work, "alone")
+    jobs = [(whole["ddp"], 0), (whole["fsdp"], 0), (refused, 2), ([*whole["fsdp"], "--resume"], 0)]
+    (work / "train.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc-per-node=2", str(work / "train.py"), json.dumps(jobs)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def assert_same(work: Path, run: str, other: str, *, tolerance: float = TOLERANCE) -> None:
+    rows = [[r for r in read_metrics(work / name) if "step" in r] for name in (run, other)]
+    assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]] == list(range(1, 21))
+    for name in ("loss", "grad_norm", "loss_cross_roi", "loss_cross_time", "loss_double_cross", "lr", "ema"):
+        one, two = (np.array([r[name] for r in some], dtype=float) for some in rows)
+        np.testing.assert_allclose(one, two, rtol=0, atol=tolerance, err_msg=name)
+    one, two = (load_file(work / name / "model/model.safetensors") for name in (run, other))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_equal_one(work: Path, told: str, parallel: str) -> None:
+    assert f"2 processes, {parallel}" in told
+    assert_same(work, parallel, "alone")
+    alone, here = (load_checkpoint(work / run / "checkpoints/last.pt") for run in ("alone", parallel))
+    assert here.update == 20
+    for number, moments in alone.optimizer["state"].items():  # one format: whole tensors
+        for name, value in moments.items():
+            torch.testing.assert_close(here.optimizer["state"][number][name], value, rtol=0, atol=TOLERANCE)
+
+
+def test_the_first_process_tells_for_all(told: str) -> None:
+    assert told.count("epoch 10/10: loss") == 2  # two runs
+    assert "alone is not empty" in told  # all of them stop, none waits for the others
