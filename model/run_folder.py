@@ -11,7 +11,7 @@ import bjepa
 from bjepa.model.checkpoint import Checkpoint, load_checkpoint
 from bjepa.model.config import Recipe, differing_keys, load_recipe, recipe_to_toml
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import write_text
+from bjepa.preproc.files import sweep_leftovers, write_text
 
 # These change how a run is computed, written or read, and no number in it beyond rounding; all others must
 # stay as they were.
@@ -48,6 +48,7 @@ def open_run(folder: Path, recipe: Recipe, *, inputs_sha256: str, resume: bool) 
         if not config.is_file():
             raise InputError(f"{folder} is not empty and not a run: it has no config.toml.")
         _check_same(load_recipe(config), recipe, where=config)
+        sweep_leftovers(folder, folder / "checkpoints", folder / "model")  # of a killed session
         if last.is_file():
             checkpoint = load_checkpoint(last)
             _check_inputs(checkpoint, inputs_sha256, where=last)
