@@ -26,7 +26,9 @@ Attention = Literal["sdpa", "flash_attn", "math"]
 RegionPosition = Literal["gradient", "sinusoidal", "learned"]
 TimePosition = Literal["patch", "seconds"]
 Predicts = Literal["latent", "signal"]
-Sampler = Literal["paper", "released"]
+Sampler = Literal["paper", "released", "random", "block"]
+Window = Literal["random", "centered"]
+Short = Literal["skip", "pad"]
 Loss = Literal["paper", "smooth_l1_pooled"]
 EmaSchedule = Literal["linear", "released"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -98,8 +100,8 @@ class ModelConfig:
 class MaskConfig:
     """What the context encoder sees and what is predicted. Ranges are shares, drawn uniformly per scan."""
 
-    sampler: Sampler = "paper"  # "released" takes no other key of this table and needs 10 patches
-    num_blocks: int = 1  # K, target blocks of each of the three kinds
+    sampler: Sampler = "paper"  # "released" needs 10 patches; "random", "block": for comparison
+    num_blocks: int = 1  # K, target blocks: of each of the three kinds ("paper"), in all ("block")
     observation_rois: Range = (0.84, 1.0)
     observation_time: Range = (0.84, 1.0)
     cross_roi_rois: Range = (0.45, 0.6)  # of all regions
@@ -107,18 +109,47 @@ class MaskConfig:
     cross_time_rois: Range = (0.15, 0.3)  # of the seen regions
     double_cross_rois: Range = (0.15, 0.3)  # of the unseen regions
     unseen_time: Range = (0.0, 0.4)  # of all patches, at least one
+    hidden_share: float = 0.75  # "random": of all tokens
+    block_area: Range = (0.15, 0.2)  # "block": of the grid, each target
+    block_aspect: Range = (0.75, 1.5)  # "block": share of the regions / share of the patches
+    context_area: Range = (0.85, 1.0)  # "block": of the grid, before the targets leave it
 
     def __post_init__(self) -> None:
-        problems = (
-            [f"mask.num_blocks must be at least 1, got {self.num_blocks}"] if self.num_blocks < 1 else []
-        )
+        problems = []
+        if self.num_blocks < 1:
+            problems.append(f"mask.num_blocks must be at least 1, got {self.num_blocks}")
+        if not 0 < self.hidden_share < 1:
+            problems.append(f"mask.hidden_share must lie between 0 and 1, got {self.hidden_share}")
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, tuple) and not 0 <= value[0] <= value[1] <= 1:
+            if f.name == "block_aspect":
+                if not 0 < value[0] <= value[1]:
+                    problems.append(f"mask.block_aspect must be 0 < low <= high, got {list(value)}")
+            elif isinstance(value, tuple) and not 0 <= value[0] <= value[1] <= 1:
                 problems.append(f"mask.{f.name} must be two shares, 0 <= low <= high <= 1, got {list(value)}")
-            if self.sampler == "released" and f.name != "sampler" and value != f.default:
-                problems.append(f"mask.{f.name} has no effect with mask.sampler = 'released'; leave it out")
+            if f.name not in ("sampler", *_MASK_KEYS[self.sampler]) and value != f.default:
+                problems.append(
+                    f"mask.{f.name} has no effect with mask.sampler = {self.sampler!r}; leave it out"
+                )
         _refuse(problems)
+
+
+# The keys of [mask] that each sampler makes use of
+_MASK_KEYS: dict[str, tuple[str, ...]] = {
+    "paper": (
+        "num_blocks",
+        "observation_rois",
+        "observation_time",
+        "cross_roi_rois",
+        "cross_roi_time",
+        "cross_time_rois",
+        "double_cross_rois",
+        "unseen_time",
+    ),
+    "released": (),
+    "random": ("hidden_share",),
+    "block": ("num_blocks", "block_area", "block_aspect", "context_area"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,13 +227,35 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Reading the shards."""
+    """Reading the shards, whom to learn from, and what is changed at random (nothing by default)."""
 
     num_workers: int = 0  # processes that read; a clip takes 0.06 ms, so 0 is often best
+    window: Window = "random"  # another place in every epoch; "centered": the middle
+    short: Short = "skip"  # series shorter than n_frames; "pad": used, what they lack has no tokens
+    min_frames: int = 0  # "pad": shorter ones are still left out; 2 patches are the least
+    participants_split: str = ""  # file that says who is in which part
+    split: str = "train"  # the part to learn from; "train+val": both
+    split_number: int = 0  # which split of a splits.tsv of bjepa-evaluate
+    noise_std: float = 0.0  # of white noise that is added, in units of the scaled signal
+    scale_std: float = 0.0  # of the log of a factor for each region
+    drop_rois: float = 0.0  # share of a scan's regions that are taken as missing
+    flip_time: bool = False  # half of the windows run backwards
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            _refuse([f"data.num_workers must not be negative, got {self.num_workers}"])
+        problems = [
+            f"data.{name} must not be negative, got {getattr(self, name)}"
+            for name in ("num_workers", "min_frames", "split_number", "noise_std", "scale_std")
+            if getattr(self, name) < 0
+        ]
+        if not 0 <= self.drop_rois < 1:
+            problems.append(f"data.drop_rois must be a share below 1, got {self.drop_rois}")
+        if self.min_frames and self.short == "skip":
+            problems.append("data.min_frames has no effect with data.short = 'skip'; leave it out")
+        for name in ("split", "split_number"):
+            default = getattr(DataConfig, name)
+            if not self.participants_split and getattr(self, name) != default:
+                problems.append(f"data.{name} has no effect without data.participants_split; leave it out")
+        _refuse(problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +275,20 @@ class Recipe:
             problems.append(
                 f"mask.sampler = 'released' needs model.n_frames / model.patch_size = 10, "
                 f"got {self.model.n_patches}"
+            )
+        for key, value, off in (
+            ("short", self.data.short, "skip"),
+            ("drop_rois", self.data.drop_rois, 0.0),
+        ):
+            if self.mask.sampler == "released" and value != off:
+                problems.append(
+                    f"data.{key} = {value!r} needs masks that know of missing tokens; "
+                    "mask.sampler = 'released' does not"
+                )
+        if self.data.min_frames > self.model.n_frames:
+            problems.append(
+                f"data.min_frames must be at most model.n_frames = {self.model.n_frames}, "
+                f"got {self.data.min_frames}"
             )
         if self.model.n_patches < 2 or self.model.n_rois < 2:
             problems.append(
@@ -355,12 +422,12 @@ def _parse_setting(setting: str) -> tuple[str, str, Any]:
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
-    """`value` as `kind` (int, float, a Literal of strings, or a pair of floats), or InputError."""
+    """`value` as `kind` (int, float, bool, str, a Literal of strings, or a pair of floats), or InputError."""
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if kind is bool and isinstance(value, bool):
+    if kind in (bool, str) and isinstance(value, kind):
         return value
     if get_origin(kind) is Literal and value in get_args(kind):
         return value
@@ -369,7 +436,7 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) is Literal:
         allowed = f"one of {', '.join(map(repr, get_args(kind)))}"
     else:
-        allowed = {int: "a whole number", float: "a number", bool: "true or false"}.get(
+        allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
             kind, "two numbers [low, high]"
         )
     raise InputError(f"{name} must be {allowed}, got {value!r}.")

@@ -1,40 +1,47 @@
-"""What the context encoder sees of a scan, and which tokens are predicted from it.
+"""Token lists of a batch: what the context encoder sees of each scan, and what is predicted from it.
 
-The grid is regions x time, R x T patches; token number = roi * T + t. Order of operations ("paper"):
-  1. observation   a random set of regions x one run of patches
-  2. targets may overlap it ("overlapped sampling"): regions for Cross-ROI from all regions, unseen time from
-     all patches. The overlap leaves the observation as whole rows and columns, so that what is left, seen
-     regions x seen time, shows nothing of a target's region (or of a target's time).
-  3. pools         Cross-ROI: unseen regions x seen time; Cross-Time: seen regions x unseen time;
-                   Double-Cross: unseen regions x unseen time
-  4. blocks        K from each pool: random regions of the pool x a run of its patches. Blocks may share
-                   tokens; every token is predicted once and weighs in each of its blocks.
-Runs of patches wrap around the end of the scan, so every region and every patch is equally often context, and
-equally often target. All sizes are drawn per scan: what a scan is asked does not depend on its batch.
-Source: Dong et al. 2024, section 3.3 (pools, overlap). Differs from the released code, kept as "released" in
-`released_masks`: there the pools of Cross-Time and Double-Cross are swapped, the last patch is never seen,
-targets repeat, and each list is cut to the shortest of the batch, which leaves 3 + 1 % of side targets.
+Each scan's lists are drawn alone, from its own generator, by the sampler that the recipe names
+(`mask_samplers`: the paper's, the default; `mask_samplers_plain`: random tokens and blocks, for comparison),
+on the grid of the tokens that exist in it:
+
+    regions    5 of 7 valid           . . = missing     the sampler sees 5 regions x 3 patches; its token
+    patches    3 of 4 before the end  # # # |           numbers are then translated to those of the whole grid
+
+So a scan with missing regions, or one that ends early, is asked as much of what it has as any other, and no
+list holds a token that does not exist. Lists are padded to the longest of the batch; nothing is cut.
+(`mask_samplers_released` draws a whole batch at once and knows of no missing tokens.)
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bjepa.model.config import MaskConfig, Range
-from bjepa.model.tokens import pad
+from bjepa.model.config import MaskConfig
+from bjepa.model.mask_samplers import draw_paper, tokens_of
+from bjepa.model.mask_samplers_plain import draw_block, draw_random
+from bjepa.model.tokens import PADDING
 
 KINDS = ("cross_roi", "cross_time", "double_cross")
+_SAMPLERS = {
+    "paper": draw_paper,
+    "released": draw_paper,  # of a scan alone; for training, a batch is drawn at once
+    "random": draw_random,
+    "block": draw_block,
+}
 
 
 class ScanMask(NamedTuple):
     """One scan's share of Masks."""
 
     context_index: Tensor  # (K,) int64, sorted
-    target_index: Tensor  # (M,) int64
+    target_index: Tensor  # (M,) int64, sorted
     block_weight: Tensor  # (3, M) float32
+    visible_index: Tensor | None = None  # (N',) int64, sorted; None: all
 
 
 @dataclass(frozen=True)
@@ -61,135 +68,70 @@ class Masks:
         return Masks(context, target, weight, visible)
 
 
-def collate_masks(masks: Sequence[ScanMask]) -> Masks:
-    """Pad to the longest of the batch; nothing is cut."""
-    weight = torch.nn.utils.rnn.pad_sequence([m.block_weight.T for m in masks], batch_first=True)  # (B, M, 3)
-    return Masks(
-        pad([m.context_index for m in masks]),
-        pad([m.target_index for m in masks]),
-        weight.transpose(1, 2).contiguous(),
-    )
+def collate_masks(masks: Sequence[ScanMask], *, n_tokens: int | None = None) -> Masks:
+    """Pad to the longest of the batch; nothing is cut. `n_tokens` of a whole grid where some lack tokens."""
+    targets = _padded([m.target_index for m in masks])
+    weight = np.zeros((len(masks), 3, targets.shape[1]), dtype=np.float32)
+    for row, mask in zip(weight, masks, strict=True):
+        row[:, : len(mask.target_index)] = mask.block_weight.numpy()
+    visible = None
+    if any(m.visible_index is not None for m in masks):
+        if n_tokens is None:
+            raise ValueError("n_tokens is needed where scans lack tokens.")
+        whole = torch.arange(n_tokens)
+        visible = _padded([whole if m.visible_index is None else m.visible_index for m in masks])
+    return Masks(_padded([m.context_index for m in masks]), targets, torch.from_numpy(weight), visible)
 
 
-def sample_mask(n_rois: int, n_patches: int, *, config: MaskConfig, generator: torch.Generator) -> ScanMask:
-    """Draw one scan's context and targets as described above; any n_rois >= 2 and n_patches >= 2."""
-    if n_rois < 2 or n_patches < 2:
-        raise ValueError(f"masks need at least 2 regions and 2 patches, got {n_rois} and {n_patches}.")
-    R, T, K = n_rois, n_patches, config.num_blocks
+def sample_mask(
+    n_rois: int,
+    n_patches: int,
+    *,
+    config: MaskConfig,
+    generator: np.random.Generator | torch.Generator,
+    valid_rois: NDArray[np.bool_] | None = None,
+    n_existing: int | None = None,
+) -> ScanMask:
+    """Draw one scan's context and targets with `config.sampler`; the paper's where that is "released".
 
-    def count(share: Range, of: int, *, most: int) -> int:
-        """A uniform share of `of`, truncated, from 1 to `most`."""
-        low, high = share
-        drawn = int(of * (low + (high - low) * torch.rand((), generator=generator).item()))
-        return max(1, min(drawn, most))
+    Parameters
+    ----------
+    n_rois, n_patches
+        The whole grid.
+    generator
+        A torch one seeds the draw with its next number.
+    valid_rois : (n_rois,) bool, optional
+        Regions that the scan has; None: all.
+    n_existing : int, optional
+        Patches before the scan's end; None: all.
 
-    def choose(items: Tensor, n: int) -> Tensor:
-        return items[torch.randperm(len(items), generator=generator)[:n]]
-
-    def run(items: Tensor, n: int) -> Tensor:
-        start = int(torch.randint(len(items) - n + 1, (), generator=generator))
-        return items[start : start + n]
-
-    all_rois = torch.arange(R)
-    observed = choose(all_rois, count(config.observation_rois, R, most=R))
-    n_cross_roi = count(config.cross_roi_rois, R, most=R - 1)
-    seen = torch.zeros(R, dtype=torch.bool)
-    seen[observed] = True
-    seen[choose(all_rois, n_cross_roi)] = False  # the overlap leaves the observation
-    if not seen.any():  # only on tiny grids
-        seen[observed[0]] = True
-    seen_rois, unseen_rois = all_rois[seen], all_rois[~seen]
-
-    gap = T - count(config.observation_time, T, most=T)
-    lengths = [count(config.unseen_time, T, most=T - 1) for _ in range(2 * K)]
-    n_unseen = max(1, gap, *lengths)
-    wrapped = (int(torch.randint(T, (), generator=generator)) + torch.arange(T)) % T
-    unseen_time, seen_time = wrapped[:n_unseen], wrapped[n_unseen:]
-
-    weight = torch.zeros(3, R * T)
-    for k in range(K):
-        n_long = count(config.cross_roi_time, T, most=len(seen_time))
-        n_beta = count(config.cross_time_rois, len(seen_rois), most=len(seen_rois))
-        n_gamma = count(config.double_cross_rois, len(unseen_rois), most=len(unseen_rois))
-        blocks = (
-            _tokens(choose(unseen_rois, n_cross_roi), run(seen_time, n_long), T),
-            _tokens(choose(seen_rois, n_beta), run(unseen_time, lengths[2 * k]), T),
-            _tokens(choose(unseen_rois, n_gamma), run(unseen_time, lengths[2 * k + 1]), T),
-        )
-        for kind, block in enumerate(blocks):
-            weight[kind, block] += 1 / (K * len(block))
-    target = weight.any(dim=0).nonzero().flatten()
-    return ScanMask(_tokens(seen_rois, seen_time.sort().values, T), target, weight[:, target])
-
-
-def released_masks(
-    n_scans: int, n_rois: int, n_patches: int, *, counter: int, generator: torch.Generator
-) -> Masks:
-    """The released sampler, defects included, with its configured ranges; 10 patches only.
-
-    `counter` numbers the batch and decides the sizes; `generator` the positions (there the process-wide one).
-    Targets are Cross-ROI, then the right side, then the left; they may repeat. `block_weight` labels them by
-    what the context shows of their region and time.
+    Raises
+    ------
+    ValueError
+        Fewer than 2 regions or 2 patches that exist.
     """
-    if n_patches != 10:
-        raise ValueError(f"the released sampler has its columns written out for 10 patches, got {n_patches}.")
-    R, T = n_rois, n_patches
-    sizes = torch.Generator().manual_seed(counter)
-
-    def uniform(low: float, high: float) -> float:
-        return low + torch.rand(1, generator=sizes).item() * (high - low)
-
-    def permutation(n: int) -> Tensor:
-        return torch.randperm(n, generator=generator)
-
-    def below(n: int) -> int:
-        return int(torch.randint(0, n, (1,), generator=generator))
-
-    n_alpha, long_alpha = int(R * uniform(0.45, 0.6)), int(T * uniform(0.2, 0.6))
-    n_observed, long_observed = int(R * uniform(0.84, 1.0)), int(T * uniform(0.84, 1.0))
-    contexts, targets, kinds = [], [], []
-    for _ in range(n_scans):
-        observed = torch.zeros(R, dtype=torch.bool)
-        observed[permutation(R)[:n_observed]] = True
-        start = below(T - long_observed)  # the largest start is left out: the last patch is never seen
-        alpha = torch.zeros(R, dtype=torch.bool)
-        alpha[permutation(R)[:n_alpha]] = True
-        alpha_start = start + below(long_observed - long_alpha)
-        columns = torch.zeros(T, dtype=torch.bool)
-        columns[start : start + long_observed] = True
-
-        outside = ~alpha if int((~observed).sum()) == 1 else ~observed | ~alpha
-        pool1 = (~(~observed | ~alpha)).nonzero().flatten()
-        pool2 = outside.nonzero().flatten()
-        parts = [_tokens(alpha.nonzero().flatten(), torch.arange(alpha_start, alpha_start + long_alpha), T)]
-        for side in (torch.tensor([7, 8, 9]), torch.tensor([0, 1, 2])):
-            share, n_columns = uniform(0.15, 0.3), int(T * uniform(0.0, 0.4))
-            rois = torch.cat(
-                [
-                    pool1[permutation(len(pool1))[: int(len(pool1) * share)]],
-                    pool2[permutation(len(pool2))[: int(len(pool2) * share)]],
-                ]
-            )
-            hidden = side[permutation(3)[:n_columns]]
-            parts.append(_tokens(rois, hidden, T).sort().values)
-            columns[hidden] = False
-        seen = observed & ~alpha
-        target = torch.cat(parts)
-        contexts.append(_tokens(seen.nonzero().flatten(), columns.nonzero().flatten(), T))
-        targets.append(target)
-        hidden_time = ~columns[target % T]
-        kinds.append(torch.where(hidden_time, torch.where(seen[target // T], 1, 2), 0))
-
-    n_context, n_target = min(map(len, contexts)), min(map(len, targets))
-    kind = torch.stack([k[:n_target] for k in kinds])  # (B, M)
-    member = torch.nn.functional.one_hot(kind, 3).float().transpose(1, 2)  # (B, 3, M)
-    return Masks(
-        torch.stack([c[:n_context] for c in contexts]),
-        torch.stack([t[:n_target] for t in targets]),
-        member / member.sum(dim=2, keepdim=True).clamp(min=1),
+    rois = np.arange(n_rois) if valid_rois is None else np.flatnonzero(valid_rois)
+    n_existing = n_patches if n_existing is None else n_existing
+    if len(rois) < 2 or n_existing < 2:
+        raise ValueError(
+            f"masks need at least 2 regions and 2 patches that exist, got {len(rois)} and {n_existing}."
+        )
+    if isinstance(generator, torch.Generator):
+        generator = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
+    drawn = _SAMPLERS[config.sampler](len(rois), n_existing, config=config, rng=generator)
+    if len(rois) == n_rois and n_existing == n_patches:
+        context, target, visible = drawn.context, drawn.target, None
+    else:
+        number = tokens_of(rois, np.arange(n_existing), n_patches)  # of each token of the smaller grid
+        context, target, visible = number[drawn.context], number[drawn.target], torch.from_numpy(number)
+    return ScanMask(
+        torch.from_numpy(context), torch.from_numpy(target), torch.from_numpy(drawn.weight), visible
     )
 
 
-def _tokens(rois: Tensor, patches: Tensor, n_patches: int) -> Tensor:
-    """Token numbers of regions x patches, region by region."""
-    return (rois[:, None] * n_patches + patches).flatten()
+def _padded(lists: Sequence[Tensor]) -> Tensor:
+    """(B, K) int64, K the longest, the rest PADDING at the end."""
+    padded = np.full((len(lists), max(map(len, lists))), PADDING, dtype=np.int64)
+    for row, tokens in zip(padded, lists, strict=True):
+        row[: len(tokens)] = tokens.numpy()
+    return torch.from_numpy(padded)
