@@ -60,8 +60,11 @@ class Monitor:
             x_BRL = torch.from_numpy(np.ascontiguousarray(clip.T))[None].to(device)
             with autocast(device, precision):
                 prediction, wanted = jepa(x_BRL, context, target)
-            predicted.append(prediction[0].cpu())
-            targets.append(wanted[0].cpu())
+            if bool(prediction.isfinite().all() & wanted.isfinite().all()):  # train.nonfinite = "skip"
+                predicted.append(prediction[0].cpu())
+                targets.append(wanted[0].cpu())
+        if len(predicted) < 2:
+            return dict.fromkeys(NAMES, math.nan)
         return describe(torch.stack(predicted), torch.stack(targets))
 
 

@@ -39,6 +39,8 @@ def open_run(folder: Path, recipe: Recipe, *, inputs_sha256: str, resume: bool) 
         raise InputError(f"--output {folder} is a file; a folder is needed.")
     config, last = folder / "config.toml", folder / "checkpoints" / "last.pt"
     checkpoint = None
+    if resume:
+        sweep_leftovers(folder, folder / "checkpoints", folder / "model")  # of a killed session
     if folder.is_dir() and any(folder.iterdir()):
         if not resume:
             raise InputError(
@@ -48,7 +50,6 @@ def open_run(folder: Path, recipe: Recipe, *, inputs_sha256: str, resume: bool) 
         if not config.is_file():
             raise InputError(f"{folder} is not empty and not a run: it has no config.toml.")
         _check_same(load_recipe(config), recipe, where=config)
-        sweep_leftovers(folder, folder / "checkpoints", folder / "model")  # of a killed session
         if last.is_file():
             checkpoint = load_checkpoint(last)
             _check_inputs(checkpoint, inputs_sha256, where=last)

@@ -24,7 +24,7 @@ from bjepa.model.device import choose_precision
 from bjepa.model.distributed import World, join_world
 from bjepa.model.ema import ema_at
 from bjepa.model.hub import save_model
-from bjepa.model.inputs import read_inputs
+from bjepa.model.inputs import learn_from_split, read_inputs
 from bjepa.model.jepa import JEPA
 from bjepa.model.loading import Portion, read_portions
 from bjepa.model.masking import KINDS
@@ -43,6 +43,7 @@ from bjepa.model.run_state import Run, make_run, new_jepa
 from bjepa.model.runlog import RunLog, read_metrics
 from bjepa.model.sampling import plan_epoch
 from bjepa.model.schedules import lr_at, weight_decay_at
+from bjepa.model.stop_request import StopRequest
 from bjepa.model.train_step import NonFiniteLossError, StepResult, train_step
 from bjepa.preproc.errors import InputError
 
@@ -59,8 +60,16 @@ class TrainingStopped(RuntimeError):
 class _Session:
     """One sitting of a run: what writes, and since when. `runlog` is None but in the first process."""
 
-    def __init__(self, run: Run, runlog: RunLog | None, writer: BackgroundWriter, command: list[str]) -> None:
-        self.runlog, self.writer, self.command = runlog, writer, command
+    def __init__(
+        self,
+        run: Run,
+        *,
+        runlog: RunLog | None,
+        writer: BackgroundWriter,
+        stop: StopRequest,
+        command: list[str],
+    ) -> None:
+        self.runlog, self.writer, self.stop, self.command = runlog, writer, stop, command
         self.software = describe_software() if runlog else {}
         self.seconds_before = seconds_of_earlier_sessions(run)
         self.began = self.reported = self.saved = time.monotonic()
@@ -118,7 +127,7 @@ def train(
     InputError
         Input or settings that cannot be worked with; nothing was written.
     TrainingStopped
-        The loss or the gradient was not finite.
+        The loss or the gradient was not finite; SIGTERM.
     """
     with join_world(device) as world:
         inputs = read_inputs(data, gradients, participants=participants)
@@ -128,12 +137,15 @@ def train(
             n_rois=inputs.reader.n_rois,
             n_gradients=inputs.gradients.shape[1],
         )
+        inputs = learn_from_split(inputs, resolved.data)
         precision = choose_precision(resolved.train.precision, world.device)
         dataset = ShardDataset(
             inputs.reader,
             n_frames=resolved.model.n_frames,
             seed=resolved.train.seed,
             participants=inputs.participants,
+            config=resolved.data,
+            patch_size=resolved.model.patch_size,
         )
         checkpoint = _open(output, resolved, inputs.sha256, resume=resume, world=world)
         run = make_run(
@@ -148,12 +160,14 @@ def train(
         del checkpoint
         with ExitStack() as stack:
             progress = run.progress
+            stop = stack.enter_context(StopRequest())
             writer = stack.enter_context(BackgroundWriter())
             runlog = None
             if world.is_first:
                 runlog = stack.enter_context(RunLog(output, step=progress.update, epoch=progress.epoch))
             announce(run)
-            _train_epochs(run, _Session(run, runlog, writer, list(command)))
+            session = _Session(run, runlog=runlog, writer=writer, stop=stop, command=list(command))
+            _train_epochs(run, session)
 
 
 def _open(
@@ -189,6 +203,8 @@ def _train_epochs(run: Run, session: _Session) -> None:
         log.info("%s", _sentence(row, epochs))
         _end_epoch(run, session, row)
         _record(run, session)
+        if run.world.as_first(session.stop.received) and progress.epoch < epochs:
+            _stop(run, session)
     if session.runlog is not None:
         for warning in verdicts([r for r in read_metrics(run.folder) if "step" not in r]):
             log.warning("%s", warning)
@@ -322,17 +338,28 @@ def _skip(run: Run, error: NonFiniteLossError) -> list[str]:
 
 
 def _save_within_epoch(run: Run, session: _Session) -> None:
-    """last.pt, where train.checkpoint_minutes have passed and the file before is written."""
+    """last.pt, where train.checkpoint_minutes have passed and the file before is written, or at SIGTERM."""
     minutes = run.recipe.train.checkpoint_minutes
-    if not minutes:
-        return
-    due = session.writer.is_idle and time.monotonic() - session.saved >= 60 * minutes
-    if run.world.as_first(due):
+    due = bool(minutes) and session.writer.is_idle and time.monotonic() - session.saved >= 60 * minutes
+    due, stop = run.world.as_first((due, session.stop.received))
+    if due or stop:
         checkpoint = run.checkpoint()
         if checkpoint is not None:
             last = run.folder / "checkpoints" / "last.pt"
             session.writer.start(lambda: save_checkpoint(last, checkpoint))
         session.saved = time.monotonic()
+    if stop:
+        _stop(run, session)
+
+
+def _stop(run: Run, session: _Session) -> None:
+    """End the session, for it was asked to end."""
+    session.writer.wait()
+    session.write_run_json(run)
+    raise TrainingStopped(
+        f"SIGTERM: stopped after update {run.progress.update}, and checkpoints/last.pt is of this moment. "
+        "Go on with --resume."
+    )
 
 
 def _end_epoch(run: Run, session: _Session, row: dict[str, Any]) -> None:

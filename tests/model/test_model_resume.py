@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -105,6 +106,7 @@ def kill_and_resume(
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+    assert "status" not in done.stdout, done.stdout + done.stderr
     return done.stdout.split()
 
 
@@ -266,3 +268,26 @@ def test_a_writer_does_one_job_at_a_time() -> None:
         assert writer.is_idle  # told once
     with pytest.raises(OSError, match="broken"), BackgroundWriter() as writer:
         writer.start(fail)
+
+
+def test_sigterm_ends_the_session_with_a_checkpoint(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, steps = trainer.train_step, []
+
+    def asked_to_end(*args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        if len(steps) in (6, 8):  # the second of epoch 2; the last of epoch 2, after resuming
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(trainer, "train_step", asked_to_end)
+    more = ["--resume", "--set", "train.checkpoint_minutes=0"]
+    for update in (6, 8):
+        assert main(arguments(work, "asked", more)) == 1
+        assert f"SIGTERM: stopped after update {update}" in capsys.readouterr().err
+        assert load_checkpoint(work / "asked/checkpoints/last.pt").update == update
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert main(arguments(work, "asked", more)) == 0
+    assert_as_uninterrupted(work, "asked")

@@ -340,6 +340,51 @@ def test_a_broken_scan_stops_the_run_and_is_named(work: Path, capsys: pytest.Cap
     assert "the loss is nan in sub-00_task-rest." in error and "Traceback" not in error
 
 
+def test_updates_that_are_not_finite_can_be_skipped(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(work / "data", spoil=True)
+    skip = ["--set", "train.nonfinite=skip"]
+    # the five series that are whole are learnt from as if the others in their updates were not there
+    assert train(*skip, "--set", "train.batch_size=1") == 0
+    error = capsys.readouterr().err
+    assert error.count("the loss is nan in sub-00_task-rest. Skipped: the weights stay as they were.") == 3
+    rows = read_metrics(Path("run"))
+    steps, epochs = [r for r in rows if "step" in r], [r for r in rows if "step" not in r]
+    skipped = [r for r in steps if "skipped" in r]
+    assert len(steps) == 18 and [r["epoch"] for r in skipped] == [1, 2, 3]
+    assert all(r["skipped"] == ["sub-00_task-rest"] and r["loss"] is None for r in skipped)
+    assert [(r["samples"], r["skipped"]) for r in epochs] == [(5, 1)] * 3
+    for row in epochs:
+        losses = [r["loss"] for r in steps if r["epoch"] == row["epoch"] and r["loss"] is not None]
+        assert row["loss"] == pytest.approx(np.mean(losses))
+    # all of them in one update: ten in a row and no more
+    more = ["--set", "train.batch_size=6", "--set", "train.epochs=12"]
+    assert train(*skip, *more, run="all") == 1
+    assert "This is the 10th update in a row" in capsys.readouterr().err
+    assert len([r for r in read_metrics(Path("all")) if "step" in r]) == 9
+    initial = Path("all/checkpoints/last.pt")
+    assert load_checkpoint(initial).progress["skipped_in_a_row"] == 9  # a resume goes on counting
+    assert train(*skip, *more, "--resume", run="all") == 1
+
+
+def test_the_learning_rate_that_was_used_is_told(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scaling = [
+        "--set",
+        "optimizer.lr_scaling=linear",
+        "--set",
+        "optimizer.lr_batch=8",
+        "--set",
+        "train.epochs=2",
+    ]
+    assert train(*scaling) == 0
+    assert "2 series an update, learning rate 0.00025 (times 0.25: linear)" in capsys.readouterr().err
+    told = json.loads(Path("run/run.json").read_text())
+    assert (told["lr"], told["lr_factor"], told["series_per_update"]) == (0.00025, 0.25, 2)
+    plain = read_metrics(Path("run"))
+    assert plain[2]["lr"] == pytest.approx(0.00025, rel=0.1)  # the end of the warm-up
+
+
 def test_print_config(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipe.toml", "--print-config", "--set", "train.epochs=8"]) == 0
     Path("printed.toml").write_text(capsys.readouterr().out)
