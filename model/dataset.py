@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bjepa.model.augment import augment
+from bjepa.model.augment import MIN_ROIS, augment
 from bjepa.model.batch import Batch
 from bjepa.model.config import DataConfig, Recipe
 from bjepa.model.mask_samplers_released import released_masks
@@ -31,8 +31,7 @@ from bjepa.preproc.shards import ShardReader
 
 # What a seed is for: independent streams; 2 is for the order of an epoch (sampling.py), 3 for the monitors
 WINDOW, MASK, AUGMENT = 0, 1, 4
-MIN_PATCHES = 2  # of a scan, and regions: one must be hidden, one shown
-MIN_ROIS = 2
+MIN_PATCHES = 2  # of a scan, as MIN_ROIS of its regions: one must be hidden, one shown
 
 
 class ClipKey(NamedTuple):
@@ -74,9 +73,9 @@ class ShardDataset(Dataset[Clip]):
     Attributes
     ----------
     series : (n_items,) int64, numbers of the series kept
-    too_short : scan_ids with a series that is left out for having too few frames: fewer than n_frames, or,
-        if they are padded, than config.min_frames or 2 patches
-    too_few_rois : scan_ids left out because they have a single region or none
+    least_frames : what a series needs: n_frames or, if they are padded, config.min_frames, at least 2 patches
+    too_short : scan_ids with a series that is left out for having fewer
+    too_few_rois : scan_ids that are left out for having a single region or none
 
     `dataset[i]` is item i as drawn in epoch 0; `dataset[ClipKey(epoch, i)]` in another. Columns of regions
     that are missing in a scan hold 0, the median.
@@ -114,6 +113,7 @@ class ShardDataset(Dataset[Clip]):
         least = n_frames
         if self.config.short == "pad":
             least = min(n_frames, max(self.config.min_frames, MIN_PATCHES * patch_size))
+        self.least_frames = least
         long_enough = reader.series_length >= least
         has_rois = (reader.valid.sum(axis=1) >= MIN_ROIS)[reader.series_scan]
         self.series = np.flatnonzero(wanted & long_enough & has_rois)

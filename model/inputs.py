@@ -1,7 +1,7 @@
 """What a run learns from: shards, and the gradients of the same regions."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from bjepa.gradients import load_gradients
 from bjepa.gradients.alignment.row_order import row_order
+from bjepa.model.config import DataConfig
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sha256_of_file, sha256_of_json
-from bjepa.preproc.participants import read_participant_list
+from bjepa.preproc.participants import bare_id, read_participant_list, read_participants_table
 from bjepa.preproc.shards import ShardReader
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,8 @@ def read_inputs(data: Path, gradients: Path, *, participants: Path | None = None
     missing = ~reader.valid
     if missing.any():
         log.warning(
-            "%d of %d scans miss regions (%d in all): their series are 0, the median of the region, and stay "
-            "tokens like others.",
+            "%d of %d scans miss regions (%d in all): these have no tokens, but with mask.sampler = "
+            "'released' their series are 0, the median of the region.",
             int(missing.any(axis=1).sum()),
             len(missing),
             int(missing.sum()),
@@ -98,6 +99,69 @@ def read_inputs(data: Path, gradients: Path, *, participants: Path | None = None
         participants=names,
         files=files,
         sha256=sha256_of_json(content),
+    )
+
+
+def learn_from_split(inputs: TrainingInputs, config: DataConfig) -> TrainingInputs:
+    """Keep the participants of `data.participants_split` that are in `data.split`, so no other is seen.
+
+    The file has the columns `participant_id` and `split` (names of parts, such as train, val, test), or is a
+    splits.tsv of bjepa-evaluate, where `data.split_number` says which of its splits and `role` is the part.
+
+    Raises
+    ------
+    InputError
+        A file without these columns; a part that it does not have; a participant in two parts; another list
+        of participants as well.
+    """
+    if not config.participants_split:
+        return inputs
+    if inputs.participants is not None:
+        raise InputError(
+            "Both --participants and data.participants_split say whom to learn from.",
+            hint="Give one of them.",
+        )
+    path = Path(config.participants_split)
+    columns = read_participants_table(path)
+    if "split" not in columns:
+        raise InputError(
+            f"{path} has no column split; it has {list(columns)}.",
+            hint="Name the part of every participant there, for instance train or test.",
+        )
+    of_evaluation = "role" in columns
+    rows = list(zip(columns["participant_id"], columns["role" if of_evaluation else "split"], strict=True))
+    if of_evaluation:
+        number = str(config.split_number)
+        rows = [row for row, split in zip(rows, columns["split"], strict=True) if split == number]
+        if not rows:
+            raise InputError(
+                f"{path} has no split {number}; it has {', '.join(sorted(set(columns['split'])))}.",
+                hint="Give one of them as data.split_number.",
+            )
+    elif config.split_number:
+        raise InputError(
+            f"data.split_number = {config.split_number} is for a splits.tsv of bjepa-evaluate; {path} has no "
+            "column role.",
+            hint="Leave data.split_number out.",
+        )
+    part_of: dict[str, str] = {}
+    for participant, part in rows:
+        if part_of.setdefault(bare_id(participant), part) != part:
+            raise InputError(
+                f"{path} has {participant} in two parts, {part_of[bare_id(participant)]!r} and {part!r}."
+            )
+    wanted, parts = config.split.split("+"), set(part_of.values())
+    if absent := [part for part in wanted if part not in parts]:
+        raise InputError(
+            f"{path} has nobody in {absent[0]!r}; its parts are {', '.join(sorted(parts))}.",
+            hint="Give one of them, or several joined by +, as data.split.",
+        )
+    chosen = ["sub-" + name for name, part in part_of.items() if part in wanted]
+    return replace(
+        inputs,
+        participants=chosen,
+        files=inputs.files | {str(path): sha256_of_file(path)},
+        sha256=sha256_of_json({"inputs": inputs.sha256, "participants": sorted(chosen)}),
     )
 
 

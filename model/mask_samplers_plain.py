@@ -25,8 +25,8 @@ def draw_random(n_rois: int, n_patches: int, *, config: MaskConfig, rng: np.rand
     n_hidden = max(1, min(round(n_tokens * config.hidden_share), n_tokens - 1))
     hidden = np.zeros(n_tokens, dtype=bool)
     hidden[rng.permutation(n_tokens)[:n_hidden]] = True
-    hidden = hidden.reshape(n_rois, n_patches)
-    return _drawn(~hidden, hidden.astype(np.float32))
+    hidden_RT = hidden.reshape(n_rois, n_patches)
+    return _drawn(~hidden_RT, hidden_RT.astype(np.float32))
 
 
 def draw_block(n_rois: int, n_patches: int, *, config: MaskConfig, rng: np.random.Generator) -> Drawn:
@@ -67,10 +67,12 @@ def _uniform(low: float, high: float, rng: np.random.Generator) -> float:
 
 def _drawn(context_RT: NDArray[np.bool_], weight_RT: NDArray[np.float32]) -> Drawn:
     """Sort the tokens of weight > 0 into kinds, by what the context shows of their region and their time."""
-    roi_shown, time_shown = context_RT.any(axis=1)[:, None], context_RT.any(axis=0)
-    kind_RT = np.where(time_shown, 0, np.where(roi_shown, 1, 2))
+    roi_shown_R1, time_shown_T = context_RT.any(axis=1, keepdims=True), context_RT.any(axis=0)
+    kind_RT = np.where(time_shown_T, 0, np.where(roi_shown_R1, 1, 2))
     target = np.flatnonzero(weight_RT)
     weight, kind = weight_RT.ravel()[target], kind_RT.ravel()[target]
-    weight_3M = np.where(kind == np.arange(3)[:, None], weight, np.float32(0))
+    weight_3M = np.zeros((3, len(target)), dtype=np.float32)
+    weight_3M[kind, np.arange(len(target))] = weight
     total = weight_3M.sum(axis=1, keepdims=True)
-    return Drawn(np.flatnonzero(context_RT), target, weight_3M / np.where(total > 0, total, np.float32(1)))
+    weight_3M /= np.where(total > 0, total, 1)
+    return Drawn(np.flatnonzero(context_RT), target, weight_3M)

@@ -68,11 +68,19 @@ def _tell_other_arithmetic(run: Run) -> None:
 
 def notes(run: Run) -> list[str]:
     """What a reader of the report must know of the data."""
-    short = run.dataset.too_short
-    if not short:
-        return []
-    shown = ", ".join(short[:5]) + (f" and {len(short) - 5} more" if len(short) > 5 else "")
-    return [f"{len(short)} scans are not used: shorter than {run.recipe.model.n_frames} frames ({shown})."]
+    dataset = run.dataset
+    return [
+        f"{len(scans)} scans are not used: {why} ({_some(scans)})."
+        for scans, why in (
+            (dataset.too_short, f"shorter than {dataset.least_frames} frames"),
+            (dataset.too_few_rois, "fewer than 2 regions"),
+        )
+        if scans
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def scans_named(run: Run, series: Sequence[int]) -> list[str]:
@@ -133,6 +141,7 @@ def write_run_json(run: Run, software: dict[str, Any], *, command: list[str], se
             "participants": run.inputs.participants,
             "n_series": len(run.dataset),
             "too_short": run.dataset.too_short,
+            "too_few_rois": run.dataset.too_few_rois,
             "epochs_done": run.progress.epoch,
             "updates_done": run.progress.update,
             "finished": run.progress.epoch == run.recipe.train.epochs,

@@ -34,7 +34,8 @@ class RowOrder:
     @property
     def moved(self) -> NDArray[np.bool_]:
         """(R,) regions whose row is another than their own."""
-        return self.found & (self.row_of_region != np.arange(len(self.row_of_region)))
+        elsewhere: NDArray[np.bool_] = self.row_of_region != np.arange(len(self.row_of_region))
+        return self.found & elsewhere
 
     @property
     def complete(self) -> bool:

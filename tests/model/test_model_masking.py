@@ -107,10 +107,9 @@ def test_tokens_that_do_not_exist_are_in_no_list(sampler: Any) -> None:
     valid, config = np.array([1, 0, 1, 1, 1, 0, 1], dtype=bool), MaskConfig(sampler=sampler)
     exist = np.flatnonzero(np.outer(valid, [1, 1, 1, 0]))
     for seed in range(50):
-        mask, small = (
-            sample_mask(*grid, config=config, generator=np.random.default_rng(seed), **lacking)
-            for grid, lacking in (((7, 4), dict(valid_rois=valid, n_existing=3)), ((5, 3), {}))
-        )
+        rng, same = np.random.default_rng(seed), np.random.default_rng(seed)
+        mask = sample_mask(7, 4, config=config, generator=rng, valid_rois=valid, n_existing=3)
+        small = sample_mask(5, 3, config=config, generator=same)
         assert_array_equal(mask.visible_index, exist)
         assert_array_equal(mask.context_index, exist[small.context_index])
         assert_array_equal(mask.target_index, exist[small.target_index])
