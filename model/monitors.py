@@ -34,32 +34,40 @@ NAMES = (
 
 
 class Monitor:
-    """The middle windows of up to `train.monitor_scans` scans, and one mask, the same in all epochs."""
+    """The middle windows of up to `train.monitor_scans` scans, and one mask, the same in all epochs.
+
+    The mask is drawn on the tokens that all of them have; where these are too few, there is nothing to see.
+    """
 
     def __init__(self, dataset: ShardDataset, recipe: Recipe) -> None:
         self.dataset, self.series = dataset, _one_a_participant(dataset, recipe.train.monitor_scans)
-        self.mask: ScanMask = sample_mask(
-            recipe.model.n_rois,
-            recipe.model.n_patches,
-            config=recipe.mask,
-            generator=torch_generator(MONITOR, recipe.train.seed),
-        )
+        self.mask: ScanMask | None = None
+        clips, model = [dataset.middle(series) for series in self.series], recipe.model
+        if len(clips) > 1 and (valid := np.all([clip.valid for clip in clips], axis=0)).sum() > 1:
+            self.mask = sample_mask(
+                model.n_rois,
+                model.n_patches,
+                config=recipe.mask,
+                generator=torch_generator(MONITOR, recipe.train.seed),
+                valid_rois=valid,
+                n_existing=min(clip.n_frames for clip in clips) // model.patch_size,
+            )
 
     @torch.no_grad()
     def __call__(self, jepa: JEPA, *, device: torch.device, precision: str) -> dict[str, float]:
         """NAMES -> value; NaN where there are fewer than two scans to compare."""
-        if len(self.series) < 2:
+        if self.mask is None:
             return dict.fromkeys(NAMES, math.nan)
         context = self.mask.context_index[None].to(device)
         target = self.mask.target_index[None].to(device)
+        visible = self.mask.visible_index
+        visible = None if visible is None else visible[None].to(device)
         predicted, targets = [], []
         for series in self.series:  # one at a time: a look must not need more memory than a step
-            length = int(self.dataset.reader.series_length[series])
-            start = (length - self.dataset.n_frames) // 2
-            clip = self.dataset.reader.read(series, start, self.dataset.n_frames)  # (L, R)
-            x_BRL = torch.from_numpy(np.ascontiguousarray(clip.T))[None].to(device)
+            clip = self.dataset.middle(series)
+            x_BRL, t_r = clip.x[None].to(device), torch.tensor([clip.t_r], device=device)
             with autocast(device, precision):
-                prediction, wanted = jepa(x_BRL, context, target)
+                prediction, wanted = jepa(x_BRL, context, target, visible_index=visible, t_r=t_r)
             if bool(prediction.isfinite().all() & wanted.isfinite().all()):  # train.nonfinite = "skip"
                 predicted.append(prediction[0].cpu())
                 targets.append(wanted[0].cpu())

@@ -15,6 +15,8 @@ from bjepa.model.batch import Batch
 from bjepa.model.config import DataConfig, ModelConfig, Recipe, recipe_from_table
 from bjepa.model.dataset import ClipKey, MaskingCollate, ShardDataset
 from bjepa.model.inputs import TrainingInputs, learn_from_split
+from bjepa.model.jepa import JEPA
+from bjepa.model.monitors import Monitor
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.shards import ROI_COLUMNS, ShardReader, ShardScan, write_shard
 
@@ -140,6 +142,25 @@ def test_scans_of_a_single_region_are_left_out(reader: ShardReader) -> None:
     reader.valid[1] = False
     with pytest.raises(InputError, match=r"No scan .* has 2 regions"):
         dataset_of(reader, recipe_with())
+
+
+def test_monitors_look_at_what_all_of_their_scans_have(reader: ShardReader) -> None:
+    recipe = recipe_with(short="pad")
+    monitor = Monitor(dataset_of(reader, recipe), recipe)
+    assert len(monitor.series) == 5 and monitor.mask is not None and monitor.mask.visible_index is not None
+    # regions 1, 3, 4, 5, and the two patches of the shortest
+    assert monitor.mask.visible_index.tolist() == [r * 5 + t for r in (1, 3, 4, 5) for t in (0, 1)]
+    config = replace(recipe.model, embed_dim=8, depth=1, num_heads=1, n_gradients=2, time_position="seconds")
+    config = replace(config, predictor_embed_dim=8, predictor_depth=1, predictor_num_heads=1)
+    found = monitor(
+        JEPA(config, np.random.default_rng(0).normal(size=(R, 2))),
+        device=torch.device("cpu"),
+        precision="fp32",
+    )
+    assert np.isfinite(list(found.values())).all()
+    reader.valid[0, [1, 3, 4]] = False
+    monitor = Monitor(dataset_of(reader, recipe), recipe)
+    assert monitor.mask is None
 
 
 def test_centered_windows_are_the_middle(reader: ShardReader) -> None:
@@ -284,7 +305,7 @@ def test_keys_without_effect_or_sense_are_refused(reader: ShardReader) -> None:
         (dict(noise_std=-0.1), "data.noise_std must not be negative"),
     ):
         with pytest.raises(InputError, match=says):
-            DataConfig(**setting)  # type: ignore[arg-type]
+            DataConfig(**setting)
     with pytest.raises(InputError, match="flip_time must be true or false, got 1"):
         recipe_with(flip_time=1)
     with pytest.raises(InputError, match=r"participants_split must be text, got 3"):
