@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,18 @@ def die(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def after_writing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, called when no checkpoint is being written: so one is written after every update."""
+
+    def waited(*args: Any, **kwargs: Any) -> Any:
+        for thread in threading.enumerate():
+            if thread.name == "bjepa-writer":
+                thread.join()
+        return function(*args, **kwargs)
+
+    return waited
+
+
 def die_writing(content: Any, path: Any) -> None:
     """Half of the file, then nothing."""
     whole = io.BytesIO()
@@ -54,7 +67,7 @@ def session(arguments: list[str], kill: tuple[str, float] | None) -> str:
     child = os.fork()
     if child == 0:
         if kill is not None and kill[0] == "update":
-            trainer.train_step = nth_call(trainer.train_step, int(kill[1]), die)
+            trainer.train_step = after_writing(nth_call(trainer.train_step, int(kill[1]), die))
         elif kill is not None and kill[0] == "write":
             checkpoint.torch.save = nth_call(save, int(kill[1]), die_writing)
         os._exit(main(arguments))

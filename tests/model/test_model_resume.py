@@ -134,12 +134,12 @@ def assert_as_uninterrupted(
 
 
 def test_killed_within_an_epoch_and_while_writing(work: Path) -> None:
-    # the 8th update is the last of epoch 2; the 3rd writing of the second session is of epoch 3
+    # the 7th update is the third of epoch 2; then half of a checkpoint; then wherever 0.15 s is
     kills: list[tuple[str, float]] = [("update", 7), ("write", 3), ("seconds", 0.15)]
     ended = kill_and_resume(work, "killed", kills)
     assert ended == ["killed", "killed", "killed", "done"]
     assert_as_uninterrupted(work, "killed")
-    assert "Going on after epoch 1 and " in (work / "killed/log.txt").read_text()
+    assert "Going on after epoch 1 and 2 of 4 updates (update 6)" in (work / "killed/log.txt").read_text()
 
 
 @pytest.mark.slow
