@@ -29,7 +29,8 @@ class PlannedBatch(NamedTuple):
 
 def epoch_order(n_items: int, *, epoch: int, seed: int) -> list[int]:
     """Items in the order of an epoch (from 1)."""
-    return np.random.default_rng((ORDER, seed, epoch)).permutation(n_items).tolist()
+    order: list[int] = np.random.default_rng((ORDER, seed, epoch)).permutation(n_items).tolist()
+    return order
 
 
 def n_updates_of_epoch(n_items: int, *, batch_size: int, accumulation: int) -> int:

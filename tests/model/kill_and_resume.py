@@ -5,6 +5,7 @@
 Prints a line a session: how it ended. One interpreter imports torch; the children are forks of it.
 """
 
+import importlib
 import io
 import json
 import os
@@ -18,7 +19,9 @@ from typing import Any
 import torch
 
 from bjepa.cli.train import main
-from bjepa.model import checkpoint, trainer
+
+trainer: Any = importlib.import_module("bjepa.model.trainer")  # whose parts are replaced in a child
+save = torch.save
 
 
 def nth_call(function: Callable[..., Any], n: int, then: Callable[..., None]) -> Callable[..., Any]:
@@ -59,9 +62,6 @@ def die_writing(content: Any, path: Any) -> None:
         die()
 
 
-save = torch.save
-
-
 def session(arguments: list[str], kill: tuple[str, float] | None) -> str:
     """Train in a child, killed after `seconds`, in the n-th `update`, in the n-th `write`, or not at all."""
     child = os.fork()
@@ -69,7 +69,7 @@ def session(arguments: list[str], kill: tuple[str, float] | None) -> str:
         if kill is not None and kill[0] == "update":
             trainer.train_step = after_writing(nth_call(trainer.train_step, int(kill[1]), die))
         elif kill is not None and kill[0] == "write":
-            checkpoint.torch.save = nth_call(save, int(kill[1]), die_writing)
+            torch.save = nth_call(save, int(kill[1]), die_writing)
         os._exit(main(arguments))
     if kill is not None and kill[0] == "seconds":
         time.sleep(kill[1])

@@ -53,7 +53,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
             t_r=2.0,
             t_r_out=2.0,
             valid=np.ones(R, dtype=bool),
-            phases=[rng.normal(size=(19 + n, R)).cumsum(axis=0).astype(np.float32) / 5],
+            phases=[rng.normal(size=(19 + n, R)).cumsum(axis=0).astype(np.float32) / np.float32(5)],
         )
         for n in range(7)
     ]
@@ -123,10 +123,10 @@ def assert_same(work: Path, run: str, other: str, *, tolerance: float = TOLERANC
     for name in ("loss", "grad_norm", "loss_cross_roi", "loss_cross_time", "loss_double_cross", "lr", "ema"):
         one, two = (np.array([r[name] for r in some], dtype=float) for some in rows)
         np.testing.assert_allclose(one, two, rtol=0, atol=tolerance, err_msg=name)
-    one, two = (load_file(work / name / "model/model.safetensors") for name in (run, other))
-    assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+    weights, expected = (load_file(work / name / "model/model.safetensors") for name in (run, other))
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

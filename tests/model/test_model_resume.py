@@ -1,5 +1,6 @@
 """Killed and resumed equals uninterrupted, bit for bit; what checkpoints are written, when, and by whom."""
 
+import importlib
 import json
 import math
 import os
@@ -18,12 +19,12 @@ import pytest
 import torch
 
 from bjepa.cli.train import main
-from bjepa.model import trainer
 from bjepa.model.checkpoint import BackgroundWriter, load_checkpoint
 from bjepa.model.runlog import read_metrics
 from bjepa.preproc.files import find_leftovers
 from bjepa.preproc.shards import ROI_COLUMNS, ShardScan, write_shard
 
+trainer: Any = importlib.import_module("bjepa.model.trainer")  # whose parts are replaced below
 R = 7
 RECIPE = """\
 [model]
@@ -67,7 +68,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
             t_r=2.0,
             t_r_out=2.0,
             valid=np.ones(R, dtype=bool),
-            phases=[rng.normal(size=(19 + n, R)).cumsum(axis=0).astype(np.float32) / 5],
+            phases=[rng.normal(size=(19 + n, R)).cumsum(axis=0).astype(np.float32) / np.float32(5)],
         )
         for n in range(7)
     ]
@@ -216,14 +217,14 @@ def test_a_checkpoint_is_of_its_moment_though_training_goes_on(
     assert seen[0] == 1 and 2 not in seen  # at most one is under way: that after update 2 was left out
     monkeypatch.undo()
 
-    def stop(*_: object) -> None:
+    states: list[Any] = []
+
+    def keep_and_stop(run: Any, _: Any) -> None:
+        states.append(run.checkpoint())
         raise KeyboardInterrupt
 
-    # an uninterrupted run that stops after its first update has the same weights
-    monkeypatch.setattr(
-        trainer, "_save_within_epoch", lambda run, session: (states.append(run.checkpoint()), stop())
-    )
-    states: list[Any] = []
+    # a run that stops after its first update has the same weights
+    monkeypatch.setattr(trainer, "_save_within_epoch", keep_and_stop)
     assert main(arguments(work, "stopped", ["--set", "train.epochs=1"])) == 1
     first = load_checkpoint(work / "moment/checkpoints/at-1.pt")
     assert all(torch.equal(first.jepa[k], states[0].jepa[k]) for k in first.jepa)

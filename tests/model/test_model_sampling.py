@@ -103,7 +103,7 @@ def recipe(*settings: str) -> Recipe:
 
 def test_reading_ahead_leaves_global_random_state_and_order_alone(dataset: ShardDataset) -> None:
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index, union-attr]
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
     plan = plan_epoch(len(dataset), epoch=1, seed=3, batch_size=2, accumulation=2)
     runs = []
     for n_workers in (0, 2):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from bjepa.model.batch import Batch
-from bjepa.model.config import ModelConfig, ObjectiveConfig, OptimizerConfig
+from bjepa.model.config import MaskConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from bjepa.model.distributed import World
 from bjepa.model.jepa import JEPA
-from bjepa.model.masking import MaskConfig, collate_masks, sample_mask
+from bjepa.model.masking import collate_masks, sample_mask
 from bjepa.model.schedules import lr_factor
 from bjepa.model.train_step import NonFiniteLossError, StepResult, make_optimizer, train_step
 
@@ -143,7 +143,7 @@ def test_scans_that_are_not_finite_are_named_over_all_batches_and_processes() ->
 def test_a_gradient_that_is_not_finite_names_the_update() -> None:
     jepa, optimizer = fresh()
     weight = jepa.predictor.proj.weight
-    weight.register_hook(lambda gradient: gradient * math.inf)
+    weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
     with pytest.raises(NonFiniteLossError, match="the gradient's norm is") as caught:
         train_step(jepa, [draw_batch([4, 7]), draw_batch([2])], optimizer, **SETTINGS)
     assert caught.value.series == [2, 4, 7]
