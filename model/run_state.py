@@ -130,7 +130,10 @@ def make_run(
 
 def _restore(optimizer: torch.optim.AdamW, checkpoint: Checkpoint) -> None:
     """Moments and counts of the checkpoint; how they are computed stays that of this session."""
-    own = [{name: group[name] for name in ("fused", "foreach")} for group in optimizer.param_groups]
+    groups = [
+        loaded | {name: own[name] for name in ("fused", "foreach")}
+        for loaded, own in zip(checkpoint.optimizer["param_groups"], optimizer.param_groups, strict=True)
+    ]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     state = {
         number: {
@@ -139,6 +142,4 @@ def _restore(optimizer: torch.optim.AdamW, checkpoint: Checkpoint) -> None:
         }
         for number, moments in checkpoint.optimizer["state"].items()
     }
-    optimizer.load_state_dict(checkpoint.optimizer | {"state": state})
-    for group, flags in zip(optimizer.param_groups, own, strict=True):
-        group.update(flags)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

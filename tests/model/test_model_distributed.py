@@ -1,11 +1,14 @@
 """bjepa-train under torchrun on two processes (gloo) against one: the same losses and weights."""
 
+import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from bjepa.model.checkpoint import load_checkpoint
 from bjepa.model.runlog import read_metrics
 from bjepa.preproc.shards import ROI_COLUMNS, ShardScan, write_shard
 
+trainer: Any = importlib.import_module("bjepa.model.trainer")  # a part of which is replaced below
 R = 7
 # 7 series, 5 an update, one at a time: shares of 3 and 2 (and a filler), then of 1 and 1. 20 updates
 RECIPE = """\
@@ -45,6 +49,7 @@ TOLERANCE = 1e-5  # of losses and weights after 20 updates
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    monkeypatch = pytest.MonkeyPatch()
     folder, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(3)
     names = dict.fromkeys(("session", "task", "run"), "")
     scans = [
@@ -74,9 +79,25 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     try:
         assert main(arguments(folder, "alone")) == 0
+        with monkeypatch.context() as patch:  # stopped after update 11 of 20, in the middle of an epoch
+            patch.setattr(trainer, "train_step", stop_at(11))
+            assert main(arguments(folder, "begun alone")) == 1
     finally:
         torch.set_num_threads(n_threads)
     return folder
+
+
+def stop_at(update: int) -> Callable[..., Any]:
+    """train_step that sends SIGTERM in that update."""
+    step, calls = trainer.train_step, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == update:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    return counted
 
 
 def arguments(work: Path, run: str, more: Sequence[str] = ()) -> list[str]:
@@ -102,9 +123,13 @@ dist.destroy_process_group()
 @pytest.fixture(scope="module")
 def told(work: Path) -> str:
     """stderr of one torchrun in which everything that these tests look at is run."""
-    whole = {name: arguments(work, name, ["--set", f"train.parallel={name}"]) for name in ("ddp", "fsdp")}
-    refused = arguments(work, "alone")
-    jobs = [(whole["ddp"], 0), (whole["fsdp"], 0), (refused, 2), ([*whole["fsdp"], "--resume"], 0)]
+    fsdp = ["--set", "train.parallel=fsdp", "--set", "train.activation_checkpointing=true"]
+    jobs = [
+        (arguments(work, "ddp"), 0),
+        (arguments(work, "fsdp", fsdp), 0),
+        (arguments(work, "alone"), 2),
+        (arguments(work, "begun alone", [*fsdp, "--resume"]), 0),
+    ]
     (work / "train.py").write_text(SCRIPT)
     done = subprocess.run(
         [*TORCHRUN, "--nproc-per-node=2", str(work / "train.py"), json.dumps(jobs)],
@@ -140,6 +165,12 @@ def test_two_processes_equal_one(work: Path, told: str, parallel: str) -> None:
             torch.testing.assert_close(here.optimizer["state"][number][name], value, rtol=0, atol=TOLERANCE)
 
 
+def test_a_run_goes_on_in_another_number_of_processes(work: Path, told: str) -> None:
+    assert "Going on after epoch 5 and 1 of 2 updates (update 11)" in told
+    assert "The run began with 1 processes, this session has 2" in told
+    assert_same(work, "begun alone", "alone")
+
+
 def test_the_first_process_tells_for_all(told: str) -> None:
-    assert told.count("epoch 10/10: loss") == 2  # two runs
+    assert told.count("epoch 10/10: loss") == 3  # three runs
     assert "alone is not empty" in told  # all of them stop, none waits for the others

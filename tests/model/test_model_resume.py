@@ -290,5 +290,7 @@ def test_sigterm_ends_the_session_with_a_checkpoint(
         assert f"SIGTERM: stopped after update {update}" in capsys.readouterr().err
         assert load_checkpoint(work / "asked/checkpoints/last.pt").update == update
         assert signal.getsignal(signal.SIGTERM) == before
+        with open(work / "asked/metrics.jsonl", "a") as torn:  # what a kill may leave behind
+            torn.write('{"step": 99, "epoch": 3, "loss": 1.0}\n{"epoch": 9, "loss": 1.0}\n{"step": 100, "ep')
     assert main(arguments(work, "asked", more)) == 0
     assert_as_uninterrupted(work, "asked")

@@ -2,12 +2,7 @@
 
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,32 +166,6 @@ def test_a_run_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert jepa.config.n_rois == R and jepa.config.n_gradients == 3 and jepa.atlas_sha256 == "f" * 64
     assert (run / "model/atlas.tsv").read_text().splitlines()[7].split("\t")[:2] == ["7", "name6"]
     assert load_checkpoint(run / "checkpoints/epoch-0003.pt").update == 6
-
-
-def test_killed_and_resumed_equals_uninterrupted(work: Path) -> None:
-    more = ["--set", "train.epochs=6"]
-    command = [sys.executable, "-c", "import sys; from bjepa.cli.train import main; sys.exit(main())"]
-    command += ["recipe.toml", "--data", "data", "--gradients", "gradients.csv", "--device", "cpu", *more]
-    threads = str(torch.get_num_threads())  # bit for bit holds for one number of threads
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    killed = subprocess.Popen([*command, "--output", "killed"], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not Path("killed/checkpoints/last.pt").exists() and killed.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    with open("killed/metrics.jsonl", "a") as torn:  # what a kill may leave behind
-        torn.write('{"step": 99, "epoch": 6, "loss": 1.0}\n{"step": 100, "ep')
-    assert train(*more, run="whole") == 0
-    done_before = load_checkpoint(Path("killed/checkpoints/last.pt")).epoch
-    assert 1 <= done_before <= 6
-    assert train(*more, "--resume", run="killed") == 0
-    assert weights("killed") == weights("whole")
-    whole, resumed = read_metrics(Path("whole")), read_metrics(Path("killed"))
-    for row in whole + resumed:
-        row.pop("samples_per_s", None), row.pop("seconds", None)
-    assert resumed == whole
 
 
 def test_resume_at_every_epoch_is_exact(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
