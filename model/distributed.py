@@ -129,8 +129,14 @@ def spread(jepa: JEPA, world: World, *, parallel: Parallel) -> nn.Module:
             broadcast_buffers=False,  # they never change
             gradient_as_bucket_view=True,
         )
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError as error:
+        raise InputError(
+            f'train.parallel = "fsdp" needs torch 2.6 or later, this is {torch.__version__}.',
+            hint='Update torch, or use "ddp".',
+        ) from error
 
     mesh = init_device_mesh(world.device.type, (world.size,))
     blocks = [part for part in jepa.modules() if isinstance(part, Block)]
