@@ -215,7 +215,9 @@ class MaskingCollate:
                 n_tokens=model.n_tokens,
             )
         t_r = torch.tensor([clip.t_r for clip in clips], dtype=torch.float32)
-        return Batch(torch.stack([clip.x for clip in clips]), masks, [clip.series for clip in clips], t_r)
+        # by numpy: torch would wake its threads for this copy, which the step beside it needs
+        x_BRL = torch.from_numpy(np.stack([clip.x.numpy() for clip in clips]))
+        return Batch(x_BRL, masks, [clip.series for clip in clips], t_r)
 
 
 def _generator(*stream: int) -> np.random.Generator:

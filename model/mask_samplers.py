@@ -63,7 +63,7 @@ def draw_paper(n_rois: int, n_patches: int, *, config: MaskConfig, rng: np.rando
     wrapped = (int(rng.integers(T)) + np.arange(T)) % T
     unseen_time, seen_time = wrapped[:n_unseen], wrapped[n_unseen:]
 
-    weight = np.zeros((3, R * T), dtype=np.float32)
+    weight_N, kind_N = np.zeros(R * T, dtype=np.float32), np.zeros(R * T, dtype=np.int8)
     for k in range(K):
         n_long = count(config.cross_roi_time, T, most=len(seen_time))
         n_beta = count(config.cross_time_rois, len(seen_rois), most=len(seen_rois))
@@ -74,9 +74,12 @@ def draw_paper(n_rois: int, n_patches: int, *, config: MaskConfig, rng: np.rando
             tokens_of(choose(unseen_rois, n_gamma), run(unseen_time, lengths[2 * k + 1]), T),
         )
         for kind, block in enumerate(blocks):
-            weight[kind, block] += 1 / (K * len(block))
-    target = np.flatnonzero(weight.any(axis=0))
-    return Drawn(tokens_of(seen_rois, np.sort(seen_time), T), target, weight[:, target])
+            weight_N[block] += 1 / (K * len(block))
+            kind_N[block] = kind  # the pools share no token
+    target = np.flatnonzero(weight_N)
+    weight_3M = np.zeros((3, len(target)), dtype=np.float32)
+    weight_3M[kind_N[target], np.arange(len(target))] = weight_N[target]
+    return Drawn(tokens_of(seen_rois, np.sort(seen_time), T), target, weight_3M)
 
 
 def tokens_of(rois: Tokens, patches: Tokens, n_patches: int) -> Tokens:
