@@ -1,5 +1,6 @@
 """model/dataset.py, augment.py: short series, missing regions, windows, augmentations, parts, processes."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.utils.data import DataLoader
 
+from bjepa.cli.train import main
 from bjepa.model.augment import augment
 from bjepa.model.batch import Batch
-from bjepa.model.config import DataConfig, ModelConfig, Recipe, recipe_from_table
+from bjepa.model.config import DataConfig, ModelConfig, Recipe, recipe_from_table, recipe_to_toml
 from bjepa.model.dataset import ClipKey, MaskingCollate, ShardDataset
 from bjepa.model.inputs import TrainingInputs, learn_from_split
 from bjepa.model.jepa import JEPA
@@ -310,3 +312,31 @@ def test_keys_without_effect_or_sense_are_refused(reader: ShardReader) -> None:
         recipe_with(flip_time=1)
     with pytest.raises(InputError, match=r"participants_split must be text, got 3"):
         recipe_with(participants_split=3)
+
+
+def test_a_run_on_short_scans_that_lack_regions(
+    reader: ShardReader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "parts.tsv").write_text(
+        "participant_id\tsplit\n" + "".join(f"{p}\t{'test' if p == 2 else 'train'}\n" for p in range(6))
+    )
+    np.savetxt(tmp_path / "gradients.csv", np.random.default_rng(0).normal(size=(R, 2)), delimiter=",")
+    recipe = recipe_with(mask=dict(num_blocks=2), short="pad", drop_rois=0.2, flip_time=True)
+    sizes: dict[str, Any] = dict(embed_dim=8, depth=1, num_heads=1, n_gradients=2)
+    sizes |= dict(predictor_embed_dim=8, predictor_depth=1, predictor_num_heads=1)
+    recipe = replace(
+        recipe,
+        model=replace(recipe.model, **sizes),
+        train=replace(recipe.train, epochs=1, batch_size=2),
+        data=replace(recipe.data, participants_split=str(tmp_path / "parts.tsv")),
+    )
+    (tmp_path / "recipe.toml").write_text(recipe_to_toml(recipe))
+    command = [str(tmp_path / "recipe.toml"), "--data", str(tmp_path), "--device", "cpu"]
+    command += ["--gradients", str(tmp_path / "gradients.csv"), "--output", str(tmp_path / "run")]
+    assert main(command) == 0, capsys.readouterr().err
+    told = json.loads((tmp_path / "run/run.json").read_text())
+    assert told["n_series"] == 4 and told["too_short"] == ["sub-5_x"] and "sub-2" not in told["participants"]
+    assert str(tmp_path / "parts.tsv") in told["files_sha256"]
+    assert "not used: shorter than 8 frames (sub-5_x)" in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss"]) for row in rows) and rows[-1]["samples"] == 4
