@@ -29,7 +29,8 @@ Predicts = Literal["latent", "signal"]
 Sampler = Literal["paper", "released", "random", "block"]
 Window = Literal["random", "centered"]
 Short = Literal["skip", "pad"]
-Loss = Literal["paper", "smooth_l1_pooled"]
+Loss = Literal["paper", "smooth_l1", "smooth_l1_pooled"]
+Regularizer = Literal["none", "vicreg", "sigreg"]
 EmaSchedule = Literal["linear", "released"]
 Precision = Literal["auto", "fp32", "bf16"]
 Parallel = Literal["ddp", "fsdp"]
@@ -154,17 +155,39 @@ _MASK_KEYS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Loss, and the share of the old target encoder kept at each update."""
+    """Loss, what keeps tokens from collapsing, and the share of the old target kept at each update."""
 
     loss: Loss = "paper"
+    regularizer: Regularizer = "none"  # of the context tokens without their place: model/regularizers.py
+    regularizer_weight: float = 1.0  # in the loss
+    covariance_weight: float = 0.04  # "vicreg": of the covariances, the variances have 1
+    n_projections: int = 64  # "sigreg": random directions, others in every update
     ema_schedule: EmaSchedule = "linear"  # "released" ends short of ema_end when batches are accumulated
     ema_start: float = 0.996
     ema_end: float = 1.0
 
     def __post_init__(self) -> None:
+        problems = []
         if not 0 <= self.ema_start <= self.ema_end <= 1:
             found = f"{self.ema_start} and {self.ema_end}"
-            _refuse([f"objective: 0 <= ema_start <= ema_end <= 1 is needed, got {found}"])
+            problems.append(f"objective: 0 <= ema_start <= ema_end <= 1 is needed, got {found}")
+        for name in ("regularizer_weight", "covariance_weight"):
+            if getattr(self, name) < 0:
+                problems.append(f"objective.{name} must not be negative, got {getattr(self, name)}")
+        if self.n_projections < 1:
+            problems.append(f"objective.n_projections must be at least 1, got {self.n_projections}")
+        for name, user in (
+            ("regularizer_weight", ("vicreg", "sigreg")),
+            ("covariance_weight", ("vicreg",)),
+            ("n_projections", ("sigreg",)),
+        ):
+            default = getattr(ObjectiveConfig, name)
+            if self.regularizer not in user and getattr(self, name) != default:
+                problems.append(
+                    f"objective.{name} has no effect with objective.regularizer = {self.regularizer!r}; "
+                    "leave it out"
+                )
+        _refuse(problems)
 
 
 @dataclass(frozen=True, kw_only=True)

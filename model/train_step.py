@@ -19,6 +19,7 @@ from bjepa.model.ema import ema_update
 from bjepa.model.jepa import JEPA
 from bjepa.model.masking import KINDS
 from bjepa.model.objective import Objective, objective
+from bjepa.model.regularizers import TERMS, listening
 
 ALONE = World()
 FUSED = ("cpu", "cuda")  # devices on which AdamW is one kernel
@@ -30,6 +31,7 @@ class StepResult(NamedTuple):
     loss: float
     per_kind: dict[str, float]  # KINDS -> the same error within that kind; NaN where none was hidden
     grad_norm: float  # before clipping
+    parts: dict[str, float]  # terms of the regularizer, unweighted; empty without one
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -74,6 +76,7 @@ def train_step(
     weights: Sequence[float] | None = None,
     network: nn.Module | None = None,
     world: World = ALONE,
+    sketch_seed: int = 0,
 ) -> StepResult:
     """Update `jepa` once with the mean gradient over the scans of `batches`, of all processes.
 
@@ -94,6 +97,8 @@ def train_step(
         What is called in place of `jepa` (`spread`), which holds the weights all the same.
     world
         The processes that make this update together.
+    sketch_seed
+        Draws what the regularizer draws: the same for all batches and processes.
 
     Raises
     ------
@@ -109,9 +114,10 @@ def train_step(
         n_scans = sum(len(batch.series) for batch in batches)
         weights = [len(batch.series) / n_scans for batch in batches]
     tallies, finite = [], []
+    terms = TERMS[objective_config.regularizer]
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True), 1):
         with nullcontext() if number == len(batches) else without_sync(network):
-            with autocast(batch.x.device, precision):
+            with autocast(batch.x.device, precision), listening(jepa.context_encoder) as context:
                 predicted, targets = network(
                     batch.x,
                     batch.masks.context_index,
@@ -119,32 +125,47 @@ def train_step(
                     visible_index=batch.masks.visible_index,
                     t_r=batch.t_r,
                 )
-            batch_loss = objective(predicted, targets, batch.masks, config=objective_config)
+            batch_loss = objective(
+                predicted,
+                targets,
+                batch.masks,
+                config=objective_config,
+                context_BKD=context[0],
+                sketch_seed=sketch_seed,
+            )
             # the processes' gradients are averaged, not added
             (batch_loss.loss * (weight * world.size)).backward()  # type: ignore[no-untyped-call]
         # nothing is looked at before the end: a device is not waited for between batches
-        tallies.append(_tally(batch_loss, batch, weight))
+        tallies.append(_tally(batch_loss, batch, weight, terms))
         finite.append(_finite_scans(predicted.detach(), targets))
 
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     # with no limit this only measures
     norm = whole(nn.utils.clip_grad_norm_(trained, max_grad_norm or math.inf))
     tally = world.total(torch.stack(tallies).sum(dim=0))
-    grad_norm, loss, *kinds = torch.cat([norm.reshape(1), tally]).tolist()
+    grad_norm, loss, *rest = torch.cat([norm.reshape(1), tally]).tolist()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise _non_finite(loss, grad_norm, batches, finite, world)
     optimizer.step()
     ema_update(jepa.target_encoder, jepa.context_encoder, ema)
-    sums, counts = kinds[: len(KINDS)], kinds[len(KINDS) :]
+    n_kinds = len(KINDS)
+    sums, counts, parts = rest[:n_kinds], rest[n_kinds : 2 * n_kinds], rest[2 * n_kinds :]
     per_kind = [total / n if n else math.nan for total, n in zip(sums, counts, strict=True)]
-    return StepResult(loss, dict(zip(KINDS, per_kind, strict=True)), grad_norm)
+    return StepResult(
+        loss, dict(zip(KINDS, per_kind, strict=True)), grad_norm, dict(zip(terms, parts, strict=True))
+    )
 
 
-def _tally(batch_loss: Objective, batch: Batch, weight: float) -> Tensor:
-    """(7,): the batch's part of the loss; errors summed over the scans that have a kind, and how many do."""
+def _tally(batch_loss: Objective, batch: Batch, weight: float, terms: Sequence[str]) -> Tensor:
+    """(7 + terms,): the batch's part of the loss; errors summed over the scans that have a kind, and how many
+    do; its part of the regularizer's terms."""
     n_with_kind = batch.masks.block_weight.sum(dim=(0, 2)) * (weight > 0)  # each scan's sums to 1, or 0
     summed = torch.where(n_with_kind > 0, batch_loss.per_kind * n_with_kind, 0.0)
-    return torch.cat([(batch_loss.loss.detach() * weight).reshape(1), summed, n_with_kind]).float()
+    loss = batch_loss.loss.detach()
+    parts = [batch_loss.parts.get(term, torch.zeros_like(loss)) * weight for term in terms]
+    return torch.cat(
+        [torch.stack([loss * weight]), summed, n_with_kind, *(p.reshape(1) for p in parts)]
+    ).float()
 
 
 def _finite_scans(predicted_BMD: Tensor, targets_BMD: Tensor) -> Tensor:

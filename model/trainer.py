@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from bjepa.model.checkpoint import BackgroundWriter, Checkpoint, load_checkpoint, save_checkpoint
 from bjepa.model.config import Recipe, load_recipe
-from bjepa.model.dataset import ShardDataset
+from bjepa.model.dataset import ShardDataset, torch_generator
 from bjepa.model.device import choose_precision
 from bjepa.model.distributed import World, join_world
 from bjepa.model.ema import ema_at
@@ -49,6 +49,7 @@ from bjepa.preproc.errors import InputError
 
 log = logging.getLogger(__name__)
 REPORT_EVERY = 60.0  # s, at least; drawing the page takes about 1 s
+SKETCH = 5  # the seed's stream for what a regularizer draws, beside those of dataset, order, monitors
 MOST_SKIPPED = 10  # updates in a row whose loss is not finite
 BEST_BY = "prediction_r2_over_position"  # of an epoch; higher is better, which a lower loss need not be
 
@@ -291,6 +292,7 @@ def _one_update(run: Run, portion: Portion, n_series: int) -> dict[str, Any]:
             weights=portion.weights,
             network=run.network,
             world=run.world,
+            sketch_seed=torch_generator(SKETCH, run.recipe.train.seed, progress.update).initial_seed(),
         )
         progress.skipped_in_a_row = 0
         progress.loss_sum += result.loss * n_series
@@ -298,13 +300,14 @@ def _one_update(run: Run, portion: Portion, n_series: int) -> dict[str, Any]:
     except NonFiniteLossError as error:
         skipped["skipped"] = _skip(run, error)
         nan = float("nan")
-        result = StepResult(nan, dict.fromkeys(KINDS, nan), nan)
+        result = StepResult(nan, dict.fromkeys(KINDS, nan), nan, {})
     progress.update += 1
     return {
         "step": progress.update,
         "epoch": progress.epoch + 1,
         "loss": result.loss,
         **{f"loss_{kind}": result.per_kind[kind] for kind in KINDS},
+        **{f"regularizer_{term}": value for term, value in result.parts.items()},
         "lr": lr,
         "weight_decay": weight_decay,
         "ema": ema,
