@@ -36,7 +36,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Parallel = Literal["ddp", "fsdp"]
 NonFinite = Literal["stop", "skip"]
 LrScaling = Literal["none", "linear", "sqrt"]
-RECIPES = ("vit_small", "vit_base", "vit_large", "demo")
+RECIPES = ("vit_small", "vit_base", "vit_large", "small", "demo")
 
 
 @dataclass(frozen=True, kw_only=True)
