@@ -1,14 +1,24 @@
 """Is anything about the scan in what is learnt? Looked at on a few scans after every epoch.
 
 A falling loss does not tell: where tokens are nearly a function of their position, the predictor learns the
-positions, the loss goes to zero, and nothing of the participant is in the tokens. So two numbers are watched:
+positions, the loss goes to zero, and nothing of the participant is in the tokens. So first of all two numbers
+are watched:
 
     target_scan_share             share of the targets' variance that lies between scans at the same token;
                                   the rest is explained by position alone. Near 0: collapsed onto positions
     prediction_r2_over_position   1 - error of the predictions / error of the mean of the other scans' targets
                                   at the same token. 0 or less: the context helped nothing
 
-S scans (of different participants), M targets (the same mask for all scans), D features.
+Tokens may be lost in two more ways, by few directions and by no spread at all:
+
+    effective_rank                directions that the targets use, 1 to D; context_effective_rank those of the
+                                  context encoder's tokens, which are what the gradient shapes
+    target_std, prediction_std    spread over scans and tokens, mean over features
+    target_dead_share             share of features with less than 1 % of the largest spread; likewise
+    prediction_dead_share         of the predictions. All are dead where none spreads
+    scan_similarity               cosine between the mean tokens of two scans, mean over pairs. 1: alike
+
+S scans (of different participants), M targets and K context tokens (the same mask for all scans), D features.
 """
 
 import math
@@ -21,6 +31,7 @@ from bjepa.model.config import Recipe
 from bjepa.model.dataset import ShardDataset, torch_generator
 from bjepa.model.jepa import JEPA
 from bjepa.model.masking import ScanMask, sample_mask
+from bjepa.model.regularizers import listening
 from bjepa.model.train_step import autocast
 
 MONITOR = 3  # the seed's stream, beside those of the dataset
@@ -30,7 +41,12 @@ NAMES = (
     "effective_rank",
     "target_scan_share",
     "prediction_r2_over_position",
+    "target_dead_share",
+    "prediction_dead_share",
+    "context_effective_rank",
+    "scan_similarity",
 )
+DEAD = 0.01  # of the largest feature's std
 
 
 class Monitor:
@@ -62,22 +78,25 @@ class Monitor:
         target = self.mask.target_index[None].to(device)
         visible = self.mask.visible_index
         visible = None if visible is None else visible[None].to(device)
-        predicted, targets = [], []
+        predicted, targets, contexts = [], [], []
         for series in self.series:  # one at a time: a look must not need more memory than a step
             clip = self.dataset.middle(series)
             x_BRL, t_r = clip.x[None].to(device), torch.tensor([clip.t_r], device=device)
-            with autocast(device, precision):
+            with autocast(device, precision), listening(jepa.context_encoder) as heard:
                 prediction, wanted = jepa(x_BRL, context, target, visible_index=visible, t_r=t_r)
             if bool(prediction.isfinite().all() & wanted.isfinite().all()):  # train.nonfinite = "skip"
                 predicted.append(prediction[0].cpu())
                 targets.append(wanted[0].cpu())
+                contexts.append(heard[0][0].float().cpu())
         if len(predicted) < 2:
             return dict.fromkeys(NAMES, math.nan)
-        return describe(torch.stack(predicted), torch.stack(targets))
+        return describe(torch.stack(predicted), torch.stack(targets), torch.stack(contexts))
 
 
-def describe(predicted_SMD: Tensor, targets_SMD: Tensor) -> dict[str, float]:
-    """The monitors of S >= 2 scans at the same M tokens."""
+def describe(
+    predicted_SMD: Tensor, targets_SMD: Tensor, context_SKD: Tensor | None = None
+) -> dict[str, float]:
+    """The monitors of S >= 2 scans at the same M tokens; without context tokens their rank is NaN."""
     predicted, targets = predicted_SMD.double(), targets_SMD.double()
     within, between = variance_parts(targets)
     n_scans = len(targets)
@@ -90,6 +109,12 @@ def describe(predicted_SMD: Tensor, targets_SMD: Tensor) -> dict[str, float]:
         "effective_rank": effective_rank(targets.flatten(0, 1)),
         "target_scan_share": within / (within + between) if within + between > 0 else math.nan,
         "prediction_r2_over_position": float(1 - error / baseline) if baseline > 0 else math.nan,
+        "target_dead_share": dead_share(targets),
+        "prediction_dead_share": dead_share(predicted),
+        "context_effective_rank": (
+            math.nan if context_SKD is None else effective_rank(context_SKD.double().flatten(0, 1))
+        ),
+        "scan_similarity": scan_similarity(targets),
     }
     assert tuple(values) == NAMES
     return values
@@ -112,6 +137,23 @@ def effective_rank(tokens_nD: Tensor) -> float:
         return 1.0
     share = singular / singular.sum()
     return float(torch.special.entr(share).sum().exp())
+
+
+def dead_share(tokens_SMD: Tensor) -> float:
+    """Share of features whose std over scans and tokens is below DEAD of the largest; 1 if that is 0."""
+    std_D = tokens_SMD.flatten(0, 1).std(dim=0)
+    return float((std_D < DEAD * std_D.max()).double().mean()) if std_D.max() > 0 else 1.0
+
+
+def scan_similarity(tokens_SMD: Tensor) -> float:
+    """Cosine between the scans' mean tokens, mean over pairs of scans; NaN where a mean is 0."""
+    means_SD = tokens_SMD.mean(dim=1)
+    norm_S1 = means_SD.norm(dim=1, keepdim=True)
+    if not bool((norm_S1 > 0).all()):
+        return math.nan
+    units_SD, n = means_SD / norm_S1, len(means_SD)
+    # the sum over all pairs is the squared length of the sum; a scan with itself gives 1
+    return float((units_SD.sum(dim=0).square().sum() - n) / (n * (n - 1)))
 
 
 def _std_over_tokens(tokens_SMD: Tensor) -> float:
