@@ -54,7 +54,8 @@ def connectivity(series_SRF: Array) -> Array:
 
 def _pairs(x_SRTD: Array) -> Array:
     rows = _fluctuations(x_SRTD)
-    rows = rows / np.linalg.norm(rows, axis=2, keepdims=True)
+    norm = np.linalg.norm(rows, axis=2, keepdims=True)
+    rows = rows / np.where(norm > 0, norm, 1)  # a missing region is constant: correlated with none
     upper = np.triu_indices(rows.shape[1], 1)
     correlation = rows @ rows.transpose(0, 2, 1)
     z: Array = np.arctanh(np.clip(correlation[:, upper[0], upper[1]], -0.999, 0.999))

@@ -142,21 +142,28 @@ def _batches(series_SRF: Array, recipe: Recipe, *, t_r: float) -> Iterator[Batch
         starts = rng.integers(0, series_SRF.shape[2] - model.n_frames + 1, len(scans))
         clips = [series_SRF[i, :, s : s + model.n_frames] for i, s in zip(scans, starts, strict=True)]
         x = torch.from_numpy(np.stack(clips))
-        yield Batch(
-            x, _masks(len(x), recipe, rng, counter, generator), scans.tolist(), torch.full((len(x),), t_r)
-        )
+        masks = _masks(len(x), recipe, rng, counter, generator)
+        yield Batch(x, masks, scans.tolist(), torch.full((len(x),), t_r))
         counter += 1
 
 
 def _masks(
     n: int, recipe: Recipe, rng: np.random.Generator, counter: int, generator: torch.Generator
 ) -> Masks:
-    model = recipe.model
+    """Of the regions that data.drop_rois leaves, others in every scan: fewer tokens while learning."""
+    model, share = recipe.model, recipe.data.drop_rois
     if recipe.mask.sampler == "released":
         return released_masks(n, model.n_rois, model.n_patches, counter=counter, generator=generator)
-    return collate_masks(
-        [sample_mask(model.n_rois, model.n_patches, config=recipe.mask, generator=rng) for _ in range(n)]
-    )
+    drawn = []
+    for _ in range(n):
+        kept = None
+        if share:
+            kept = np.zeros(model.n_rois, dtype=bool)
+            kept[rng.permutation(model.n_rois)[: max(2, round(model.n_rois * (1 - share)))]] = True
+        drawn.append(
+            sample_mask(model.n_rois, model.n_patches, config=recipe.mask, generator=rng, valid_rois=kept)
+        )
+    return collate_masks(drawn, n_tokens=model.n_tokens)
 
 
 def _prediction_loss(result: Any, recipe: Recipe) -> float:
