@@ -67,7 +67,9 @@ def make_recipe(
 def new_model(recipe: Recipe, gradients: NDArray[np.floating[Any]]) -> JEPA:
     """With the weights that the recipe's seed draws."""
     generator = torch.Generator().manual_seed(recipe.train.seed)
-    return JEPA(recipe.model, gradients[:, : recipe.model.n_gradients], generator=generator)
+    jepa = JEPA(recipe.model, gradients[:, : recipe.model.n_gradients], generator=generator)
+    jepa.normed_targets = recipe.objective.target_norm == "layer"
+    return jepa
 
 
 def train_for(

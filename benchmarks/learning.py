@@ -4,11 +4,11 @@
     python benchmarks/learning.py --quick        # 2 minutes: does it run? Its numbers say nothing
 
 The cohort: the demo's generator (preproc/demo/simulate.py) at the level of regions, every 5th of the 450
-(90), 160 frames at 2 s for all; white measurement noise as large as the signal is added and every region
-scaled to variance 1. Age is in connectivity alone. 800 participants without labels train; 200 others are
-scored: monitors, then ridge on readouts of the tokens (_readouts.py), nested 5-fold x 2, intervals over
-participants. Each pair of recipe and seed trains for the same time in a process of its own, on one thread;
-rows appear when they are done, also in FILE.tsv.
+(90), 160 frames at 2 s for all, with white measurement noise of half the signal's amplitude; every region has
+variance 1 and age is in connectivity alone. 800 participants without labels train; 200 others are scored:
+monitors, then ridge on readouts of the tokens (_readouts.py), nested 5-fold x 2, intervals over participants.
+Each pair of recipe and seed trains for the same time in a process of its own, on one thread; rows appear when
+they are done, also in FILE.tsv.
 
 `random` rows are the same network before training: those of the released initial weights and those of ours.
 `best` is the readout chosen inside each training part, so that no test fold picks it.
@@ -49,7 +49,7 @@ from bjepa.preproc.demo.simulate import (
     participant_root,
 )
 
-T_R, N_FRAMES, NOISE = 2.0, 160, 1.0
+T_R, N_FRAMES, NOISE = 2.0, 160, 0.5
 N_GRADIENTS = 10
 STREAM = 4  # of a participant's draws, beside those of the demo
 MONITORS = ("target_scan_share", "prediction_r2_over_position", "effective_rank")

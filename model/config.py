@@ -30,6 +30,7 @@ Sampler = Literal["paper", "released", "random", "block"]
 Window = Literal["random", "centered"]
 Short = Literal["skip", "pad"]
 Loss = Literal["paper", "smooth_l1", "smooth_l1_pooled"]
+TargetNorm = Literal["layer", "none"]
 Regularizer = Literal["none", "vicreg", "sigreg"]
 EmaSchedule = Literal["linear", "released"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -158,6 +159,7 @@ class ObjectiveConfig:
     """Loss, what keeps tokens from collapsing, and the share of the old target kept at each update."""
 
     loss: Loss = "paper"
+    target_norm: TargetNorm = "layer"  # over the features of each target, as released
     regularizer: Regularizer = "none"  # of the context tokens without their place: model/regularizers.py
     regularizer_weight: float = 1.0  # in the loss
     covariance_weight: float = 0.04  # "vicreg": of the covariances, the variances have 1
@@ -308,6 +310,15 @@ class Recipe:
                     f"data.{key} = {value!r} needs masks that know of missing tokens; "
                     "mask.sampler = 'released' does not"
                 )
+        if self.objective.regularizer != "none" and self.train.batch_size < 2:
+            problems.append(
+                f"objective.regularizer = {self.objective.regularizer!r} compares the scans of a batch: "
+                f"train.batch_size must be at least 2, got {self.train.batch_size}"
+            )
+        if self.objective.target_norm == "none" and self.model.predicts == "signal":
+            problems.append(
+                "objective.target_norm has no effect with model.predicts = 'signal'; leave it out"
+            )
         if self.data.min_frames > self.model.n_frames:
             problems.append(
                 f"data.min_frames must be at most model.n_frames = {self.model.n_frames}, "

@@ -41,6 +41,8 @@ class JEPA(nn.Module):
         `(tokens, context_index, target_index)` -> (B, M, D).
     atlas_sha256 : str or None
         Of the atlas it was trained on, where known.
+    normed_targets : bool
+        Whether targets are normed over features (objective.target_norm), as released.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class JEPA(nn.Module):
             raise InputError("The gradient table has non-finite values.", hint="Run bjepa-gradients again.")
         self.config = config
         self.atlas_sha256: str | None = None
+        self.normed_targets = True
         self.context_encoder = Encoder(config, table)
         self.predictor = Predictor(config, table)
         init_weights(self.context_encoder, std=config.init_std, generator=generator)
@@ -102,13 +105,15 @@ class JEPA(nn.Module):
         """What is to be predicted, at the target tokens: (B, M, target_dim) float32, zeros at padding.
 
         "latent": the target encoder on the whole scan (the tokens of `visible_index`, where given), normed
-        over features. "signal": the frames of the patch.
+        over features unless `normed_targets` is false. "signal": the frames of the patch.
         """
         target = TokenList.of(target_index)
         if self.config.predicts == "signal":
             pieces = pieces_of(x_BRL.float(), self.config.patch_size)
             return target.unpack(pieces.index_select(0, target.number(self.config.n_tokens)))
-        tokens_BMD = self.target_encoder(x_BRL, visible_index, at=target, t_r=t_r)
+        tokens_BMD: Tensor = self.target_encoder(x_BRL, visible_index, at=target, t_r=t_r)
+        if not self.normed_targets:
+            return tokens_BMD
         normed_nD = F.layer_norm(target.pack(tokens_BMD), tokens_BMD.shape[-1:], eps=TARGET_NORM_EPS)
         return target.unpack(normed_nD)
 

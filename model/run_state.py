@@ -93,6 +93,7 @@ def new_jepa(recipe: Recipe, inputs: TrainingInputs) -> JEPA:
     generator = torch.Generator().manual_seed(recipe.train.seed)
     jepa = JEPA(recipe.model, inputs.gradients[:, : recipe.model.n_gradients], generator=generator)
     jepa.atlas_sha256 = inputs.reader.atlas_sha256
+    jepa.normed_targets = recipe.objective.target_norm == "layer"
     return jepa
 
 

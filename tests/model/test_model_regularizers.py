@@ -7,8 +7,16 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bjepa.model import JEPA, ModelConfig
-from bjepa.model.config import MaskConfig, ObjectiveConfig
+from bjepa.model import JEPA
+from bjepa.model.batch import Batch
+from bjepa.model.config import (
+    MaskConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    Recipe,
+    TrainConfig,
+)
 from bjepa.model.masking import Masks, collate_masks, sample_mask
 from bjepa.model.objective import objective
 from bjepa.model.regularizers import (
@@ -17,7 +25,21 @@ from bjepa.model.regularizers import (
     variance_hinge,
     without_position,
 )
+from bjepa.model.train_step import make_optimizer, train_step
 from bjepa.preproc.errors import InputError
+
+SMALL = ModelConfig(
+    n_rois=6,
+    n_frames=12,
+    patch_size=3,
+    n_gradients=4,
+    embed_dim=16,
+    depth=1,
+    num_heads=2,
+    predictor_embed_dim=8,
+    predictor_depth=1,
+    predictor_num_heads=2,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -137,10 +159,6 @@ def test_smooth_l1_by_kind_is_the_mean_of_kinds() -> None:
 
 def test_a_few_updates_with_a_regularizer_spread_collapsed_tokens() -> None:
     """Weights that hardly look at the scan: the cloud of scans at a place widens only with a term for it."""
-    config = ModelConfig(
-        n_rois=6, n_frames=12, patch_size=3, n_gradients=4, embed_dim=16, depth=1, num_heads=2,
-        predictor_embed_dim=8, predictor_depth=1, predictor_num_heads=2,
-    )  # fmt: skip
     rng = np.random.default_rng(0)
     masks = collate_masks([sample_mask(6, 4, config=MaskConfig(), generator=rng) for _ in range(5)])
     x, spread = normal(5, 6, 12, seed=4), {}
@@ -150,7 +168,7 @@ def test_a_few_updates_with_a_regularizer_spread_collapsed_tokens() -> None:
         ObjectiveConfig(regularizer="sigreg"),
     ):
         generator = torch.Generator().manual_seed(0)
-        jepa = JEPA(config, normal(6, 4), generator=generator)
+        jepa = JEPA(SMALL, normal(6, 4), generator=generator)
         trained = torch.optim.Adam([p for p in jepa.parameters() if p.requires_grad], lr=3e-3)
         for update in range(30):
             context = jepa.context_encoder(x, masks.context_index)
@@ -170,6 +188,57 @@ def test_a_few_updates_with_a_regularizer_spread_collapsed_tokens() -> None:
         and spread["vicreg"] > 2 * spread["none"]
         and spread["sigreg"] > 2 * spread["none"]
     )
+
+
+def one_update(config: ObjectiveConfig, *, sketch_seed: int) -> tuple[JEPA, dict[str, float]]:
+    jepa = JEPA(SMALL, normal(6, 4), generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    masks = collate_masks([sample_mask(6, 4, config=MaskConfig(), generator=rng) for _ in range(4)])
+    result = train_step(
+        jepa,
+        [Batch(normal(4, 6, 12), masks, [0, 1, 2, 3], torch.full((4,), 2.0))],
+        make_optimizer(jepa, OptimizerConfig()),
+        objective_config=config,
+        lr=1e-2,
+        weight_decay=0.0,
+        ema=0.9,
+        sketch_seed=sketch_seed,
+    )
+    return jepa, result.parts
+
+
+def test_an_update_has_the_term_tells_it_and_draws_by_its_seed() -> None:
+    sigreg = ObjectiveConfig(regularizer="sigreg", n_projections=4)
+    plain, none = one_update(ObjectiveConfig(), sketch_seed=0)
+    one, parts = one_update(sigreg, sketch_seed=1)
+    same, _ = one_update(sigreg, sketch_seed=1)
+    other, _ = one_update(sigreg, sketch_seed=2)
+    weights = [j.context_encoder.patch_embed.proj.weight for j in (plain, one, same, other)]
+    assert none == {} and set(parts) == {"normality"} and parts["normality"] > 0
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[1], weights[3]) and not torch.equal(weights[1], weights[0])
+
+
+def test_targets_are_normed_over_features_unless_the_recipe_says_no() -> None:
+    jepa = JEPA(SMALL, normal(6, 4), generator=torch.Generator().manual_seed(0))
+    index = torch.tensor([[3, 5, 20], [0, 7, -1]])
+    with torch.no_grad():
+        jepa.target_encoder.norm.weight.mul_(3.0)
+        jepa.target_encoder.norm.bias.add_(1.0)
+    normed, x = jepa.targets(normal(2, 6, 12), index), normal(2, 6, 12)
+    assert_allclose(normed[0].std(dim=1, correction=0), 1.0, rtol=1e-4)
+    jepa.normed_targets = False
+    expected = jepa.target_encoder(x).detach()
+    found = jepa.targets(x, index)
+    torch.testing.assert_close(found[0], expected[0, index[0]], atol=1e-5, rtol=1e-5)
+    assert not found[1, 2].any() and found[0].std() > 2
+
+
+def test_a_recipe_in_which_a_key_of_the_objective_is_idle_is_refused() -> None:
+    with pytest.raises(InputError, match=r"train\.batch_size must be at least 2"):
+        Recipe(objective=ObjectiveConfig(regularizer="sigreg"), train=TrainConfig(batch_size=1))
+    with pytest.raises(InputError, match="target_norm has no effect"):
+        Recipe(objective=ObjectiveConfig(target_norm="none"), model=ModelConfig(predicts="signal"))
 
 
 @pytest.mark.parametrize(
