@@ -237,17 +237,21 @@ class TrainConfig:
     checkpoint_every: int = 10  # epochs between numbered checkpoints; last.pt is written after every epoch
     checkpoint_minutes: float = 10.0  # between writings of last.pt within an epoch; 0: none
     monitor_scans: int = 8  # scans, of different participants, that the epoch's monitors look at
+    probe_column: str = ""  # of participants.tsv, that a cheap probe predicts now and then; "": none
+    probe_every: int = 10  # epochs between probes; there is one at the end too
+    wandb: bool = False  # the metrics to Weights & Biases as well
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 1, "accumulation": 1, "seed": 0, "checkpoint_every": 1}
-        least |= {"checkpoint_minutes": 0, "monitor_scans": 0}
-        _refuse(
-            [
-                f"train.{name} must be at least {n}, got {getattr(self, name)}"
-                for name, n in least.items()
-                if getattr(self, name) < n
-            ]
-        )
+        least |= {"checkpoint_minutes": 0, "monitor_scans": 0, "probe_every": 1}
+        problems = [
+            f"train.{name} must be at least {n}, got {getattr(self, name)}"
+            for name, n in least.items()
+            if getattr(self, name) < n
+        ]
+        if not self.probe_column and self.probe_every != TrainConfig.probe_every:
+            problems.append("train.probe_every has no effect without train.probe_column; leave it out")
+        _refuse(problems)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from bjepa.model.collapse import LEAST_SCAN_SHARE, verdicts
 from bjepa.model.masking import KINDS
 from bjepa.model.runlog import read_metrics
 from bjepa.preproc.html import figure_uri, write_page
-
-LEAST_SCAN_SHARE = 0.2  # below it, place explains more than four times what the scan does
 
 
 def write_report(folder: Path, *, facts: dict[str, str], notes: list[str]) -> None:
@@ -29,30 +28,6 @@ def write_report(folder: Path, *, facts: dict[str, str], notes: list[str]) -> No
         monitor_figure=_monitor_figure(epochs),
         epochs=epochs,
     )
-
-
-def verdicts(epochs: list[dict[str, Any]]) -> list[str]:
-    """Plain sentences for what the last epoch's monitors say is wrong."""
-    if not epochs:
-        return []
-    last, found = epochs[-1], []
-    share = last.get("target_scan_share")
-    if share is None:
-        found.append("Collapse could not be checked: the monitors compare at least two participants.")
-    elif share < LEAST_SCAN_SHARE:
-        found.append(
-            f"Collapse by position: only {100 * share:.1f} % of the variance of the targets lies between "
-            f"scans (target_scan_share; less than {100 * LEAST_SCAN_SHARE:.0f} % is low). The rest follows "
-            "from region and time alone, so the loss can fall without anything being learnt about a scan. "
-            "A larger model.patch_init_std makes tokens say more about the signal."
-        )
-    r2 = last.get("prediction_r2_over_position")
-    if r2 is not None and r2 <= 0:
-        found.append(
-            f"The predictions are no better than the other scans' mean target at the same place "
-            f"(prediction_r2_over_position = {r2:.3f}): so far the context is not made use of."
-        )
-    return found
 
 
 def _loss_figure(steps: list[dict[str, Any]], epochs: list[dict[str, Any]]) -> str:

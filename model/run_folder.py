@@ -23,6 +23,9 @@ FREE_TO_CHANGE = {
     "train.compile",
     "train.nonfinite",
     "train.parallel",
+    "train.probe_column",
+    "train.probe_every",
+    "train.wandb",
 }
 
 

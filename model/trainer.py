@@ -12,24 +12,27 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bjepa.model.checkpoint import BackgroundWriter, Checkpoint, load_checkpoint, save_checkpoint
+from bjepa.model.collapse import CollapseWatch, verdicts
 from bjepa.model.config import Recipe, load_recipe
+from bjepa.model.console import LiveLine
 from bjepa.model.dataset import ShardDataset, torch_generator
 from bjepa.model.device import choose_precision
 from bjepa.model.distributed import World, join_world
 from bjepa.model.ema import ema_at
+from bjepa.model.epoch_tally import EpochTally
 from bjepa.model.hub import save_model
 from bjepa.model.inputs import learn_from_split, read_inputs
 from bjepa.model.jepa import JEPA
 from bjepa.model.loading import Portion, read_portions
 from bjepa.model.masking import KINDS
 from bjepa.model.monitors import Monitor
-from bjepa.model.report import verdicts, write_report
+from bjepa.model.online_probe import OnlineProbe
+from bjepa.model.report import write_report
 from bjepa.model.run_folder import describe_software, open_run
 from bjepa.model.run_record import (
     announce,
@@ -45,6 +48,7 @@ from bjepa.model.sampling import plan_epoch
 from bjepa.model.schedules import lr_at, weight_decay_at
 from bjepa.model.stop_request import StopRequest
 from bjepa.model.train_step import NonFiniteLossError, StepResult, train_step
+from bjepa.model.wandb_log import import_wandb
 from bjepa.preproc.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -69,8 +73,11 @@ class _Session:
         writer: BackgroundWriter,
         stop: StopRequest,
         command: list[str],
+        line: LiveLine,
+        probe: OnlineProbe | None,
     ) -> None:
         self.runlog, self.writer, self.stop, self.command = runlog, writer, stop, command
+        self.line, self.probe = line, probe
         self.software = describe_software() if runlog else {}
         self.seconds_before = seconds_of_earlier_sessions(run)
         self.began = self.reported = self.saved = time.monotonic()
@@ -148,6 +155,9 @@ def train(
             config=resolved.data,
             patch_size=resolved.model.patch_size,
         )
+        if resolved.train.wandb:
+            import_wandb()  # refused before anything is written
+        probe = OnlineProbe(dataset, resolved, data=data) if resolved.train.probe_column else None
         checkpoint = _open(output, resolved, inputs.sha256, resume=resume, world=world)
         run = make_run(
             output,
@@ -165,9 +175,23 @@ def train(
             writer = stack.enter_context(BackgroundWriter())
             runlog = None
             if world.is_first:
-                runlog = stack.enter_context(RunLog(output, step=progress.update, epoch=progress.epoch))
+                wandb = asdict(resolved) if resolved.train.wandb else None
+                runlog = stack.enter_context(
+                    RunLog(output, step=progress.update, epoch=progress.epoch, wandb=wandb)
+                )
             announce(run)
-            session = _Session(run, runlog=runlog, writer=writer, stop=stop, command=list(command))
+            line = LiveLine(
+                epochs=resolved.train.epochs, updates_per_epoch=run.updates_per_epoch, enabled=world.is_first
+            )
+            session = _Session(
+                run,
+                runlog=runlog,
+                writer=writer,
+                stop=stop,
+                command=list(command),
+                line=stack.enter_context(line),
+                probe=probe,
+            )
             _train_epochs(run, session)
 
 
@@ -192,6 +216,8 @@ def _open(
 def _train_epochs(run: Run, session: _Session) -> None:
     progress, epochs = run.progress, run.recipe.train.epochs
     monitor = Monitor(run.dataset, run.recipe)
+    n_features = run.recipe.model.target_dim
+    watch = CollapseWatch(_epoch_rows(run), n_epochs=epochs, n_features=n_features)
     if progress.epoch == epochs:
         log.info("All %d epochs are done already.", epochs)
     session.write_run_json(run)
@@ -199,17 +225,37 @@ def _train_epochs(run: Run, session: _Session) -> None:
         row = _one_epoch(run, session)
         # every process looks: shards of the weights may lie in all of them
         row |= monitor(run.jepa, device=run.world.device, precision=run.precision)
+        row |= _probe(run, session)
         if session.runlog is not None:
+            if warnings := watch(row):
+                row["warnings"] = warnings
+            for warning in warnings.values():
+                log.warning("epoch %d/%d: %s", progress.epoch, epochs, warning)
             session.runlog.write(row, step=progress.update)
         log.info("%s", _sentence(row, epochs))
+        session.line.end_epoch(row)
         _end_epoch(run, session, row)
         _record(run, session)
         if run.world.as_first(session.stop.received) and progress.epoch < epochs:
             _stop(run, session)
     if session.runlog is not None:
-        for warning in verdicts([r for r in read_metrics(run.folder) if "step" not in r]):
+        for warning in verdicts(_epoch_rows(run), n_features=n_features):
             log.warning("%s", warning)
         log.info("Model: %s. Report: %s", run.folder / "model", run.folder / "report.html")
+
+
+def _epoch_rows(run: Run) -> list[dict[str, Any]]:
+    """Of metrics.jsonl, in the first process."""
+    return [row for row in read_metrics(run.folder) if "step" not in row] if run.world.is_first else []
+
+
+def _probe(run: Run, session: _Session) -> dict[str, float]:
+    """What the probe finds after this epoch, if it is its turn; the epoch counts as done."""
+    epoch, train = run.progress.epoch, run.recipe.train
+    if session.probe is None or (epoch % train.probe_every and epoch != train.epochs):
+        return {}
+    first = run.world.is_first
+    return session.probe(run.jepa, device=run.world.device, precision=run.precision, fit=first)
 
 
 def _one_epoch(run: Run, session: _Session) -> dict[str, Any]:
@@ -227,23 +273,20 @@ def _one_epoch(run: Run, session: _Session) -> dict[str, Any]:
     )
     done = progress.update - progress.epoch * run.updates_per_epoch
     pin = run.world.device.type == "cuda"
-    label = f"epoch {epoch}/{train.epochs}"
-    # None: silent where stderr is not a terminal
-    silent = None if run.world.is_first else True
-    with (
-        closing(read_portions(run.dataset, run.recipe, plan[done:], pin_memory=pin)) as portions,
-        closing(tqdm(total=len(plan), initial=done, desc=label, unit="update", disable=silent)) as bar,
-    ):
+    tally = EpochTally(n_tokens=run.recipe.model.n_tokens)
+    session.line.begin_epoch(epoch, done)
+    with closing(read_portions(run.dataset, run.recipe, plan[done:], pin_memory=pin)) as portions:
         step_began = time.monotonic()
         for number, portion in enumerate(portions, done):
             n_series = min(run.series_per_update, len(run.dataset) - number * run.series_per_update)
             row = _one_update(run, portion, n_series)
-            row["samples_per_s"] = n_series / (time.monotonic() - step_began)
+            seconds = time.monotonic() - step_began
+            row["samples_per_s"] = n_series / seconds
+            tally.add(portion.batches, portion.weights, n_series=n_series, seconds=seconds)
             if session.runlog is not None:
                 session.runlog.write(row, step=progress.update)
             step_began = time.monotonic()  # reading the next batch counts
-            bar.update()
-            bar.set_postfix(loss=f"{row['loss']:.4f}")
+            session.line.update(row)
             progress.seconds = before + time.monotonic() - began
             if number + 1 < len(plan):
                 _save_within_epoch(run, session)
@@ -253,6 +296,7 @@ def _one_epoch(run: Run, session: _Session) -> dict[str, Any]:
         "loss": progress.loss_sum / progress.n_series if progress.n_series else float("nan"),
         "samples": progress.n_series,
         "seconds": before + time.monotonic() - began,
+        **tally.row(run.world.device),
     }
     if progress.n_skipped:
         row["skipped"] = progress.n_skipped
@@ -407,9 +451,10 @@ def _record(run: Run, session: _Session) -> None:
 
 
 def _sentence(row: dict[str, Any], epochs: int) -> str:
+    probe = "".join(f", {k} {v:.3f}" for k, v in row.items() if k.startswith("probe_") and k != "probe_scans")
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
         f"target_scan_share {row['target_scan_share']:.3f}, "
         f"prediction_r2_over_position {row['prediction_r2_over_position']:.3f}, "
-        f"effective_rank {row['effective_rank']:.1f}, {row['samples'] / row['seconds']:.2f} series/s"
+        f"effective_rank {row['effective_rank']:.1f}, {row['samples'] / row['seconds']:.2f} series/s{probe}"
     )

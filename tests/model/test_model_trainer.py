@@ -15,11 +15,11 @@ import torch
 from bjepa.cli.train import main
 from bjepa.model import ShardDataset, load_model
 from bjepa.model.checkpoint import load_checkpoint
+from bjepa.model.collapse import verdicts
 from bjepa.model.config import load_recipe
 from bjepa.model.dataset import ClipKey, MaskingCollate
 from bjepa.model.device import choose_device, choose_precision
 from bjepa.model.loading import read_portions
-from bjepa.model.report import verdicts
 from bjepa.model.runlog import read_metrics
 from bjepa.model.sampling import plan_epoch
 from bjepa.preproc.errors import InputError
