@@ -30,8 +30,8 @@ WARM_UP = 0.05  # share of the time
 
 Array = NDArray[np.float32]
 
-# What the released code has, on the size of `small`: masks, loss, initial weights, learning rate, and an average
-# whose share of the old ends at 0.9965, as with its 8 batches an update
+# What the released code has, on the size of `small`: masks, loss, initial weights, learning rate, and an
+# average whose share of the old ends at 0.9965, as with its 8 batches an update
 RELEASED: dict[str, dict[str, Any]] = {
     "model": {"init_std": 0.02, "patch_init_std": 0.02},
     "mask": {"sampler": "released"},
