@@ -77,7 +77,8 @@ class OnlineProbe:
     def __call__(
         self, jepa: JEPA, *, device: torch.device, precision: str, fit: bool = True
     ) -> dict[str, float]:
-        """`probe_<score>` of mean tokens, `probe_networks_<score>` of networks' means, `probe_scans` = n.
+        """`probe_<score>` of mean tokens, `probe_networks_<score>` of networks' means, `probe_scans` = n,
+        `probe_chance`.
 
         Without `fit` only the network runs: weights that lie in shards need all processes. NaN where tokens
         are not finite.
@@ -85,7 +86,11 @@ class OnlineProbe:
         pooled, by_network = self.embed(jepa, device=device, precision=precision)
         if not fit:
             return {}
-        found = {f"probe_{self.score}": self.held_out(pooled), "probe_scans": len(self.series)}
+        found = {
+            f"probe_{self.score}": self.held_out(pooled),
+            "probe_scans": len(self.series),
+            "probe_chance": self.chance,
+        }
         if by_network.shape[1] > pooled.shape[1]:
             found[f"probe_networks_{self.score}"] = self.held_out(by_network)
         return found

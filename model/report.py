@@ -1,80 +1,117 @@
-"""The page of a run: curves of loss, schedules and monitors, and in words what they say."""
+"""The page of a run: what the monitors say, the curves, the recipe."""
 
+import math
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from bjepa.model.collapse import LEAST_SCAN_SHARE, verdicts
-from bjepa.model.masking import KINDS
+from markupsafe import Markup
+
+from bjepa.model.collapse import LEAST_SCAN_SHARE, LEAST_STD, MOST_DEAD, least_rank, verdicts
+from bjepa.model.config import SECTIONS, Recipe, load_recipe
+from bjepa.model.report_figures import (
+    MAX_POINTS,
+    loss_figure,
+    mask_figure,
+    monitor_figure,
+    probe_figure,
+    schedule_figure,
+    speed_figure,
+)
 from bjepa.model.runlog import read_metrics
-from bjepa.preproc.html import figure_uri, write_page
+from bjepa.preproc.html import write_page
+
+TILES = {
+    "target_scan_share": ("share between scans", ".2f"),
+    "prediction_r2_over_position": ("R² over position", ".2f"),
+    "effective_rank": ("effective rank", ".1f"),
+    "samples_per_s": ("series a second", ".1f"),
+    "memory_gb": ("GB of memory", ".1f"),
+}  # of the last epoch
 
 
 def write_report(folder: Path, *, facts: dict[str, str], notes: list[str]) -> None:
-    """Write report.html of a run folder from its metrics.jsonl.
+    """Write report.html of a run folder from its metrics.jsonl and config.toml.
 
     `facts` are shown as tiles (label -> value), `notes` as warnings after those of the monitors.
     """
     rows = read_metrics(folder)
+    recipe = load_recipe(folder / "config.toml")
     steps = [row for row in rows if "step" in row]
     epochs = [row for row in rows if "step" not in row]
+    n_features = recipe.model.target_dim
+    found = verdicts(epochs, n_features=n_features)
+    figures = {
+        "loss": loss_figure(steps, epochs),
+        "monitors": monitor_figure(epochs, n_features=n_features),
+        "schedules": schedule_figure(steps),
+        "masks": mask_figure(epochs),
+        "speed": speed_figure(steps, epochs),
+        "probe": probe_figure(epochs),
+    }
     write_page(
         folder / "report.html",
         "train.html",
         package="bjepa.model",
-        facts=facts,
-        warnings=verdicts(epochs) + notes,
-        loss_figure=_loss_figure(steps, epochs),
-        schedule_figure=_schedule_figure(steps),
-        monitor_figure=_monitor_figure(epochs),
+        facts=facts | _tiles(epochs),
+        verdicts=found,
+        last=epochs[-1] if epochs else {},
+        told_before=_told_before(epochs, found),
+        notes=notes,
+        figures={name: svg and Markup(svg) for name, svg in figures.items()},
+        updates_a_point=math.ceil(len(steps) / MAX_POINTS),
+        limits={
+            "share": LEAST_SCAN_SHARE,
+            "std": LEAST_STD,
+            "dead": MOST_DEAD,
+            "rank": f"{least_rank(n_features):.3g}",
+        },
+        probe_column=recipe.train.probe_column,
+        n_probed=next((row["probe_scans"] for row in reversed(epochs) if "probe_scans" in row), 0),
         epochs=epochs,
+        recipe=_recipe_table(recipe),
     )
 
 
-def _loss_figure(steps: list[dict[str, Any]], epochs: list[dict[str, Any]]) -> str:
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(9, 3.6))
-    for kind in KINDS:
-        _line(axis, steps, "step", f"loss_{kind}", label=kind.replace("_", " "), linewidth=0.7, alpha=0.7)
-    _line(axis, steps, "step", "loss", label="loss", color="black", linewidth=1.2)
-    _line(
-        axis, epochs, "last_step", "loss", label="mean of an epoch", color="black", marker="o", linestyle=""
-    )
-    axis.set(xlabel="update", ylabel="loss")
-    axis.legend(frameon=False, ncols=5, fontsize=8)
-    return figure_uri(figure)
+def _tiles(epochs: list[dict[str, Any]]) -> dict[str, str]:
+    last = epochs[-1] if epochs else {}
+    return {
+        label: format(last[name], form) for name, (label, form) in TILES.items() if last.get(name) is not None
+    }
 
 
-def _schedule_figure(steps: list[dict[str, Any]]) -> str:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 4, figsize=(11, 2.4), gridspec_kw={"wspace": 0.45})
-    for axis, name in zip(axes, ("lr", "weight_decay", "ema", "grad_norm"), strict=True):
-        _line(axis, steps, "step", name)
-        axis.set(xlabel="update", title=name)
-    return figure_uri(figure)
-
-
-def _monitor_figure(epochs: list[dict[str, Any]]) -> str:
-    import matplotlib.pyplot as plt
-
-    names = (
-        "target_scan_share",
-        "prediction_r2_over_position",
-        "effective_rank",
-        "target_std",
-        "prediction_std",
-    )
-    figure, axes = plt.subplots(1, 5, figsize=(13, 2.4), gridspec_kw={"wspace": 0.45})
-    for axis, name in zip(axes, names, strict=True):
-        _line(axis, epochs, "epoch", name, marker="o", markersize=3)
-        axis.set(xlabel="epoch", title=name)
-        axis.title.set_fontsize(9)
-    axes[0].axhline(LEAST_SCAN_SHARE, linestyle=":", color="gray")
-    axes[1].axhline(0, linestyle=":", color="gray")
-    return figure_uri(figure)
+def _told_before(epochs: list[dict[str, Any]], found: list[str]) -> list[str]:
+    """Warnings of earlier epochs whose kind the last epoch no longer shows."""
+    still = {sentence.split(":")[0] for sentence in found}
+    return [
+        f"Told in epoch {row['epoch']}, and no longer so: {sentence}"
+        for row in epochs
+        for sentence in row.get("warnings", {}).values()
+        if sentence.split(":")[0] not in still
+    ]
 
 
-def _line(axis: Any, rows: list[dict[str, Any]], x: str, y: str, **style: Any) -> None:
-    known = [row for row in rows if row.get(y) is not None]
-    axis.plot([row[x] for row in known], [row[y] for row in known], **style)
+def _recipe_table(recipe: Recipe) -> list[dict[str, Any]]:
+    """Every key with its value; `default` where it has another one."""
+    table = []
+    for section, values in asdict(recipe).items():
+        defaults = {f.name: f.default for f in fields(SECTIONS[section])}
+        for key, value in values.items():
+            default = defaults[key]
+            table.append(
+                {
+                    "section": section,
+                    "key": key,
+                    "value": _plain(value),
+                    "default": "" if value == default else _plain(default),
+                }
+            )
+    return table
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return repr(value) if value == "" else f"{value:g}" if isinstance(value, float) else str(value)

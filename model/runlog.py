@@ -65,7 +65,7 @@ class RunLog:
         for name, value in plain.items():
             if isinstance(value, int | float) and name not in ("step", "epoch"):
                 self._board.add_scalar(f"{group}/{name}", value, step)
-        for reason, sentence in plain.get("warnings", {}).items():
+        for reason, sentence in row.get("warnings", {}).items():
             self._board.add_text(f"warnings/{reason}", sentence, step)
         if self._wandb is not None:
             self._wandb.write(plain, group=group, step=step)

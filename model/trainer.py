@@ -451,7 +451,11 @@ def _record(run: Run, session: _Session) -> None:
 
 
 def _sentence(row: dict[str, Any], epochs: int) -> str:
-    probe = "".join(f", {k} {v:.3f}" for k, v in row.items() if k.startswith("probe_") and k != "probe_scans")
+    probe = "".join(
+        f", {k} {v:.3f}"
+        for k, v in row.items()
+        if k.startswith("probe_") and k not in ("probe_scans", "probe_chance")
+    )
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
         f"target_scan_share {row['target_scan_share']:.3f}, "

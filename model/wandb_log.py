@@ -4,6 +4,7 @@ The run there has the name of the folder, and an id that is kept in it, so a res
 Where it goes (project, entity, offline) is for WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE to say.
 """
 
+import importlib
 import os
 import uuid
 from collections.abc import Mapping
@@ -20,14 +21,12 @@ ID = "wandb_id.txt"
 def import_wandb() -> ModuleType:
     """The package; InputError where it is not installed."""
     try:
-        import wandb
+        return importlib.import_module("wandb")
     except ImportError as error:
         raise InputError(
             f"train.wandb = true needs the package wandb, which cannot be imported ({error}).",
             hint="pip install wandb, or leave train.wandb out: metrics.jsonl and TensorBoard tell the same.",
         ) from error
-    module: ModuleType = wandb
-    return module
 
 
 class WandbLog:

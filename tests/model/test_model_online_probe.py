@@ -123,7 +123,10 @@ def test_fit_and_test_never_share_a_participant(data: Path, column: str) -> None
 def test_it_finds_what_is_in_the_signal_and_nothing_else(data: Path) -> None:
     probe, jepa = probe_of(data, "level")
     found = probe(jepa, **CPU)
-    assert set(found) == {"probe_r2", "probe_networks_r2", "probe_scans"} and found["probe_scans"] == 45
+    assert (
+        set(found) == {"probe_r2", "probe_networks_r2", "probe_scans", "probe_chance"}
+        and found["probe_scans"] == 45
+    )
     assert found["probe_networks_r2"] > 0.8 and found["probe_r2"] > 0.5
     for seed in range(3):
         nothing, _ = probe_of(data, "luck", seed=seed)
@@ -225,3 +228,5 @@ def test_a_run_probes_every_so_often_and_at_the_end(
     assert epochs[0]["context_tokens"] + epochs[0]["target_tokens"] <= 20
     last = dict(told[-1:])
     assert last[9]["epoch/probe_r2"] == epochs[-1]["probe_r2"] and len(told) == 9 + 3
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<h2>Probe: level</h2>" in page and "not an evaluation: 45 scans" in page
