@@ -168,8 +168,8 @@ def _run(args: argparse.Namespace, data: Data, began: float) -> list[Row]:
     pairs = [(recipe, seed) for seed in range(args.seeds) for recipe in ("released", args.recipe)]
     left = 60 * args.minutes - (time.monotonic() - began)
     waves = math.ceil(len(pairs) / args.jobs)
-    # scoring two networks, the network before and after: about 80 s at full size
-    scoring = 80 * args.participants / 200 + 10
+    # a network is scored before and after: 30 s at full size on an idle core, twice that on a busy one
+    scoring = 60 * args.participants / 200 + 10
     seconds = max(5.0, 0.97 * left / waves - scoring)
     print(f"each trains for {seconds / 60:.1f} min, {args.jobs} at a time\n", flush=True)
     _print_head()
