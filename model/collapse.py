@@ -19,7 +19,7 @@ LEAST_STD = 0.05  # of targets, whose features have variance 1 within a token; o
 LEAST_RANK_SHARE = 0.02  # of the features, and never fewer than LEAST_RANK directions
 LEAST_RANK = 2.0
 MOST_DEAD = 0.5
-LASTING = ("context_unused",)  # told only if it lasts: at the beginning it is always so
+LASTING = ("context_unused", "predictions")  # told only if it lasts: at the beginning it is always so
 LEAST_PATIENCE, PATIENCE_SHARE = 3, 0.1  # epochs in a row; share of the run's epochs
 
 Row = Mapping[str, Any]
@@ -70,8 +70,8 @@ def signs(row: Row, *, n_features: int = 0) -> dict[str, str]:
     predicted_std = _number(row, "prediction_std")
     if std is not None and predicted_std is not None and predicted_std < LEAST_STD * std:
         found["predictions"] = (
-            f"The predictor answers with nearly the same token everywhere (prediction_std "
-            f"{predicted_std:.3g}, target_std {std:.3g})."
+            "Constant predictions: the predictor answers with nearly the same token everywhere "
+            f"(prediction_std {predicted_std:.3g}, target_std {std:.3g})."
         )
     r2 = _number(row, "prediction_r2_over_position")
     if r2 is not None and r2 <= 0:

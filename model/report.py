@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bjepa.model.collapse import LEAST_SCAN_SHARE, LEAST_STD, MOST_DEAD, least_rank, verdicts
+from bjepa.model.collapse import LEAST_SCAN_SHARE, LEAST_STD, MOST_DEAD, least_rank, signs, verdicts
 from bjepa.model.config import SECTIONS, Recipe, load_recipe
 from bjepa.model.report_figures import (
     MAX_POINTS,
@@ -40,7 +40,6 @@ def write_report(folder: Path, *, facts: dict[str, str], notes: list[str]) -> No
     steps = [row for row in rows if "step" in row]
     epochs = [row for row in rows if "step" not in row]
     n_features = recipe.model.target_dim
-    found = verdicts(epochs, n_features=n_features)
     figures = {
         "loss": loss_figure(steps, epochs),
         "monitors": monitor_figure(epochs, n_features=n_features),
@@ -54,9 +53,9 @@ def write_report(folder: Path, *, facts: dict[str, str], notes: list[str]) -> No
         "train.html",
         package="bjepa.model",
         facts=facts | _tiles(epochs),
-        verdicts=found,
+        verdicts=verdicts(epochs, n_features=n_features),
         last=epochs[-1] if epochs else {},
-        told_before=_told_before(epochs, found),
+        told_before=_told_before(epochs, n_features=n_features),
         notes=notes,
         figures={name: svg and Markup(svg) for name, svg in figures.items()},
         updates_a_point=math.ceil(len(steps) / MAX_POINTS),
@@ -80,14 +79,14 @@ def _tiles(epochs: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def _told_before(epochs: list[dict[str, Any]], found: list[str]) -> list[str]:
-    """Warnings of earlier epochs whose kind the last epoch no longer shows."""
-    still = {sentence.split(":")[0] for sentence in found}
+def _told_before(epochs: list[dict[str, Any]], *, n_features: int) -> list[str]:
+    """Warnings of earlier epochs whose reason the last epoch no longer shows."""
+    still = signs(epochs[-1], n_features=n_features) if epochs else {}
     return [
         f"Told in epoch {row['epoch']}, and no longer so: {sentence}"
         for row in epochs
-        for sentence in row.get("warnings", {}).values()
-        if sentence.split(":")[0] not in still
+        for reason, sentence in row.get("warnings", {}).items()
+        if reason not in still
     ]
 
 

@@ -20,7 +20,7 @@ from bjepa.model.masking import KINDS
 Rows = Sequence[dict[str, Any]]
 MAX_POINTS = 2000
 MANY_EPOCHS = 40  # more have no dots
-LOWEST_R2 = -1.0  # an axis goes no lower: the first epochs may be at -20
+R2, LOWEST_R2 = "prediction_r2_over_position", -1.0  # drawn no lower: the first epochs may be at -20
 SPIKES = ("grad_norm",)  # whose largest is shown
 # What is drawn in these is replaced by a colour of the page
 INK, MUTED, LINE, SHADE = "#000001", "#000002", "#000003", "#000004"
@@ -77,7 +77,9 @@ def loss_figure(steps: Rows, epochs: Rows) -> str:
             _curve(axis, steps, "step", f"loss_{kind}", label=kind.replace("_", " "), color=colour, lw=0.9)
         _curve(axis, steps, "step", "loss", label="all (what is minimised)", color=INK, lw=1.2)
         if len(epochs) <= MANY_EPOCHS:
-            _curve(axis, epochs, "last_step", "loss", label="mean of an epoch", color=INK, marker="o", ls="")
+            ends = [0, *(row["last_step"] for row in epochs)]
+            middles = [row | {"at": (a + b) / 2} for row, a, b in zip(epochs, ends, ends[1:], strict=False)]
+            _curve(axis, middles, "at", "loss", label="mean of an epoch", color=INK, marker="o", ls="")
         axis.set_xlabel("update")
         legend_above(axis, 5)
     return done[0]
@@ -88,7 +90,7 @@ def monitor_figure(epochs: Rows, *, n_features: int) -> str:
     with _panels(3, n_rows=2, height=4.8) as (axes, done):
         share, r2, rank, std, dead, alike = axes
         _epochs(share, epochs, "target_scan_share", title="share between scans")
-        _epochs(r2, epochs, "prediction_r2_over_position", title="R² over position")
+        _epochs(r2, [_floored(row) for row in epochs], R2, title="R² over position")
         pair = {"effective_rank": "targets", "context_effective_rank": "context"}
         _epochs(rank, epochs, *pair, labels=pair, title="effective rank")
         pair = {"target_std": "targets", "prediction_std": "predictions"}
@@ -97,11 +99,11 @@ def monitor_figure(epochs: Rows, *, n_features: int) -> str:
         _epochs(dead, epochs, *pair, labels=pair, title="dead features, share")
         _epochs(alike, epochs, "scan_similarity", title="likeness of scans (cosine)")
         share.set_ylim(0, 1)
-        r2.set_ylim(max(r2.get_ylim()[0], LOWEST_R2), max(r2.get_ylim()[1], 0.1))
+        r2.set_ylim(min(r2.get_ylim()[0], -0.05), max(r2.get_ylim()[1], 0.1))
         rank.set_ylim(0, max(rank.get_ylim()[1], 1.5 * least_rank(n_features)))
         std.set_ylim(0, None)
         dead.set_ylim(-0.02, 1)
-        alike.set_ylim(None, 1)
+        alike.set_ylim(min(alike.get_ylim()[0], 0.5), 1.02)
         for axis, limit in ((share, LEAST_SCAN_SHARE), (r2, 0.0), (rank, least_rank(n_features))):
             _shade(axis, below=limit)
         _shade(std, below=LEAST_STD)
@@ -196,6 +198,11 @@ def _epochs(axis: Any, rows: Rows, *names: str, title: str, labels: dict[str, st
     axis.xaxis.get_major_locator().set_params(integer=True)
     if labels:
         axis.legend(frameon=False, fontsize=8, loc="best", handlelength=1.4)
+
+
+def _floored(row: dict[str, Any]) -> dict[str, Any]:
+    value = row.get(R2)
+    return row if value is None else row | {R2: max(value, LOWEST_R2)}
 
 
 def _curve(axis: Any, rows: Rows, x: str, y: str, **style: Any) -> None:

@@ -100,6 +100,12 @@ def test_verdicts_come_first_and_what_has_passed_is_told(tmp_path: Path) -> None
     assert "still there" not in page
 
 
+def test_what_lies_below_an_axis_is_drawn_at_its_end(tmp_path: Path) -> None:
+    low, lowest = (a_run(tmp_path, 2, 2, prediction_r2_over_position=r2) for r2 in (-1.0, -37.6))
+    figure = re.compile(r'aria-label="Monitors.*?</svg>', re.DOTALL)
+    assert figure.search(low)[0] == figure.search(lowest)[0]  # type: ignore[index]
+
+
 def test_the_probe_is_drawn_and_called_what_it_is(tmp_path: Path) -> None:
     probe = {"probe_r2": 0.1, "probe_networks_r2": 0.2, "probe_scans": 44, "probe_chance": 0.0}
     page = a_run(tmp_path, 2, 2, **probe)
