@@ -9,7 +9,7 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,11 +35,13 @@ class Progress:
     seconds: float = 0.0  # of this epoch before the session
     n_skipped: int = 0  # updates of this epoch whose loss was not finite
     skipped_in_a_row: int = 0
+    masks: dict[str, int] = field(default_factory=dict)  # of this epoch: counts of model/epoch_tally.py
     best: float = -math.inf  # prediction_r2_over_position of the epoch in best.pt
 
     def begin_epoch(self) -> None:
         """Forget the sums of the epoch before."""
         self.loss_sum, self.n_series, self.seconds, self.n_skipped = 0.0, 0, 0.0, 0
+        self.masks = {}
 
 
 @dataclass(frozen=True, kw_only=True)

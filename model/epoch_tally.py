@@ -17,14 +17,17 @@ from bjepa.model.masking import KINDS
 
 
 class EpochTally:
-    """Counts of the batches of this process since it was made; batches of weight 0 are fillers."""
+    """Counts of the batches of this process; batches of weight 0 are fillers.
 
-    def __init__(self, *, n_tokens: int) -> None:
-        self.n_tokens = n_tokens  # of a scan that lacks none
-        self.n_scans = self.n_series = 0
-        self.context = self.target = self.visible = 0
-        self.of_kind = dict.fromkeys(KINDS, 0)
-        self.seconds = 0.0
+    `counts` holds those of the masks and is added to, so that a resumed epoch tells of all its updates.
+    Speed is that since the tally was made. `n_tokens` are those of a scan that lacks none.
+    """
+
+    def __init__(self, counts: dict[str, int], *, n_tokens: int) -> None:
+        self.counts, self.n_tokens = counts, n_tokens
+        for name in ("scans", "context", "target", "visible", *KINDS):
+            counts.setdefault(name, 0)
+        self.n_series, self.seconds = 0, 0.0
 
     def add(
         self, batches: Sequence[Batch], weights: Sequence[float], *, n_series: int, seconds: float
@@ -35,25 +38,26 @@ class EpochTally:
         for batch, weight in zip(batches, weights, strict=True):
             if weight == 0:
                 continue
-            masks, n = batch.masks, len(batch.series)
-            self.n_scans += n
-            self.context += int((masks.context_index >= 0).sum())
-            self.target += int((masks.target_index >= 0).sum())
+            masks, n, counts = batch.masks, len(batch.series), self.counts
+            counts["scans"] += n
+            counts["context"] += int((masks.context_index >= 0).sum())
+            counts["target"] += int((masks.target_index >= 0).sum())
             visible = masks.visible_index
-            self.visible += n * self.n_tokens if visible is None else int((visible >= 0).sum())
+            counts["visible"] += n * self.n_tokens if visible is None else int((visible >= 0).sum())
             for kind, count in zip(KINDS, (masks.block_weight > 0).sum(dim=(0, 2)).tolist(), strict=True):
-                self.of_kind[kind] += count
+                counts[kind] += count
 
     def row(self, device: torch.device) -> dict[str, float]:
         """Name -> value, for the epoch's row; NaN where nothing was counted."""
-        n, in_kinds = self.n_scans or math.nan, sum(self.of_kind.values()) or math.nan
+        counts = self.counts
+        n, in_kinds = counts["scans"] or math.nan, sum(counts[kind] for kind in KINDS) or math.nan
         speed = self.n_series / self.seconds if self.seconds else math.nan
         # context encoder; predictor (context and targets); target encoder
-        tokens = (2 * self.context + self.target + self.visible) / n
+        tokens = (2 * counts["context"] + counts["target"] + counts["visible"]) / n
         return {
-            "context_tokens": self.context / n,
-            "target_tokens": self.target / n,
-            **{f"share_{kind}": count / in_kinds for kind, count in self.of_kind.items()},
+            "context_tokens": counts["context"] / n,
+            "target_tokens": counts["target"] / n,
+            **{f"share_{kind}": counts[kind] / in_kinds for kind in KINDS},
             "samples_per_s": speed,
             "tokens_per_s": speed * tokens,
             "memory_gb": peak_memory_gb(device),

@@ -5,8 +5,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from bjepa.model.collapse import LEAST_SCAN_SHARE, LEAST_STD, MOST_DEAD, least_rank, signs, verdicts
 from bjepa.model.config import SECTIONS, Recipe, load_recipe
 from bjepa.model.report_figures import (
@@ -57,7 +55,7 @@ def write_report(folder: Path, *, facts: dict[str, str], notes: list[str]) -> No
         last=epochs[-1] if epochs else {},
         told_before=_told_before(epochs, n_features=n_features),
         notes=notes,
-        figures={name: svg and Markup(svg) for name, svg in figures.items()},
+        figures=figures,
         updates_a_point=math.ceil(len(steps) / MAX_POINTS),
         limits={
             "share": LEAST_SCAN_SHARE,

@@ -273,7 +273,7 @@ def _one_epoch(run: Run, session: _Session) -> dict[str, Any]:
     )
     done = progress.update - progress.epoch * run.updates_per_epoch
     pin = run.world.device.type == "cuda"
-    tally = EpochTally(n_tokens=run.recipe.model.n_tokens)
+    tally = EpochTally(progress.masks, n_tokens=run.recipe.model.n_tokens)
     session.line.begin_epoch(epoch, done)
     with closing(read_portions(run.dataset, run.recipe, plan[done:], pin_memory=pin)) as portions:
         step_began = time.monotonic()

@@ -112,7 +112,8 @@ def batch_of(context: list[int], target: list[int], kinds: list[int], *, missing
 
 
 def test_tally_counts_scans_not_padding_nor_fillers() -> None:
-    tally = EpochTally(n_tokens=20)
+    counts: dict[str, int] = {}
+    tally = EpochTally(counts, n_tokens=20)
     tally.add(
         [batch_of([4, 7, 10], [6, 6, 9], [1, 2, 3]), batch_of([3], [6], [2, 2, 2], missing=5)],
         [0.6, 0.2],
@@ -130,7 +131,10 @@ def test_tally_counts_scans_not_padding_nor_fillers() -> None:
     assert row["samples_per_s"] == 2
     assert row["tokens_per_s"] == 2 * (24 + (24 + 27) + (3 * 20 + 15)) / 4
     assert 0.05 < row["memory_gb"] < 200
-    empty = EpochTally(n_tokens=20).row(torch.device("cpu"))
+    resumed = EpochTally(counts.copy(), n_tokens=20)  # in a resumed epoch
+    resumed.add([batch_of([7], [6], [2, 2, 2])], [1.0], n_series=1, seconds=0.5)
+    assert resumed.row(torch.device("cpu"))["context_tokens"] == 31 / 5
+    empty = EpochTally({}, n_tokens=20).row(torch.device("cpu"))
     assert all(math.isnan(v) for name, v in empty.items() if name != "memory_gb")
 
 
