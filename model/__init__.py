@@ -13,16 +13,26 @@ if TYPE_CHECKING:
     from bjepa.model.hub import load_model
     from bjepa.model.jepa import JEPA
     from bjepa.model.official import load_official_checkpoint
+    from bjepa.model.official_export import export_official_checkpoint
 
 _HOME = {
     "JEPA": "bjepa.model.jepa",
     "ModelConfig": "bjepa.model.config",
     "load_model": "bjepa.model.hub",
     "load_official_checkpoint": "bjepa.model.official",
+    "export_official_checkpoint": "bjepa.model.official_export",
     "ShardDataset": "bjepa.model.dataset",
     "Embedder": "bjepa.model.evaluation.embedder",
 }
-__all__ = ["JEPA", "Embedder", "ModelConfig", "ShardDataset", "load_model", "load_official_checkpoint"]
+__all__ = [
+    "JEPA",
+    "Embedder",
+    "ModelConfig",
+    "ShardDataset",
+    "export_official_checkpoint",
+    "load_model",
+    "load_official_checkpoint",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,8 @@
 
 Two layouts: the container `.pth.tar` (dictionaries `encoder`, `predictor`, `target_encoder`, names with the
 prefix `module.`) and a safetensors file (names with the prefixes `encoder. predictor. target_encoder.`).
-Neither holds the configuration, the gradient table or the number of heads, so those are arguments.
+Neither holds the configuration, the gradient table or the number of heads, so those are arguments. Written
+by `model/official_export.py`.
 """
 
 import re
