@@ -12,6 +12,7 @@ series of an update, divided by the number of these series, however unevenly the
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from bjepa.preproc.errors import InputError
 
 Value = TypeVar("Value")
 CPU = torch.device("cpu")
+PARTING = 0.2  # s
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -110,7 +112,14 @@ def join_world(device: str) -> Iterator[World]:
     ours = not dist.is_initialized()
     if ours:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    yield World(rank=dist.get_rank(), size=size, device=chosen)
+    try:
+        yield World(rank=dist.get_rank(), size=size, device=chosen)
+        if ours:
+            dist.barrier()  # none leaves while another still listens to it
+    finally:
+        # A thread of gloo lets go of its last tensor under Python's lock. If the group is torn down before,
+        # which happens under that lock, each waits for the other for ever (1 run of 6). Sleep gives it away.
+        time.sleep(PARTING)
     if ours:
         dist.destroy_process_group()
 
