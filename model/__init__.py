@@ -1,5 +1,18 @@
 """The JEPA: tokens, masks, training, and the evaluation of what was learnt.
 
+The network       jepa <- encoder, predictor <- blocks <- attention; positions (place and time of a token),
+                  tokens (packed lists), flops
+What is asked     masking <- mask_samplers (the paper's), mask_samplers_plain, mask_samplers_released;
+                  objective <- regularizers; ema, schedules
+What goes in      inputs, dataset <- augment; batch, sampling (who reads what), loading (read ahead)
+A run             trainer: the order of things; train_step: one update; run_folder, run_state, checkpoint,
+                  distributed, device, stop_request; config and configs/ (recipes)
+What is watched   monitors, collapse (in words), online_probe, epoch_tally; runlog, wandb_log, console,
+                  run_record, report <- report_figures
+What comes out    hub (the model folder), weights (checked), official and official_export (the released
+                  container)
+How good it is    evaluation/, baselines/
+
 Names are loaded when first used, so that importing this package stays quick.
 """
 
