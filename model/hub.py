@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 
@@ -17,6 +16,7 @@ import bjepa
 from bjepa.gradients import load_gradients
 from bjepa.model.config import ModelConfig, dataclass_from_table
 from bjepa.model.jepa import JEPA
+from bjepa.model.weights import as_float32, check_sizes, read_shapes, read_weights, refuse_misfit
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_text
 
@@ -70,6 +70,12 @@ def load_model(path: str | Path) -> JEPA:
         No model there; a file that is missing, damaged, or of another format; weights that do not fit.
     """
     path = Path(path)
+    if path.is_file():
+        raise InputError(
+            f"{path} is a file, not a model folder.",
+            hint="A checkpoint of the released code holds no gradient table: read it with "
+            "load_official_checkpoint(file, gradients=table), then jepa.save_pretrained(folder).",
+        )
     folder = path / "model" if (path / "model" / "config.json").is_file() else path
     if not (folder / "config.json").is_file():
         raise InputError(
@@ -79,15 +85,10 @@ def load_model(path: str | Path) -> JEPA:
     described = read_description(folder / "config.json")
     origin = f"{folder / 'config.json'} [model]"
     config: ModelConfig = dataclass_from_table(ModelConfig, described["model"], origin=origin)
-    jepa = JEPA(config, load_gradients(folder / "gradients.csv").values)
     weights = folder / "model.safetensors"
-    try:
-        state = safetensors.torch.load_file(weights)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"{weights} is missing or damaged: {error}.", hint="Train or copy it again."
-        ) from error
-    load_strictly(jepa, state, origin=str(weights))
+    check_sizes(config, read_shapes(weights), origin=str(weights))  # before anything is made in these sizes
+    jepa = JEPA(config, load_gradients(folder / "gradients.csv").values)
+    load_strictly(jepa, read_weights(weights), origin=str(weights))
     jepa.atlas_sha256 = described.get("atlas_sha256")
     return jepa.eval()
 
@@ -96,7 +97,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """config.json of a model folder, checked to be one."""
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {error}.") from error
     found = (
         (described.get("format"), described.get("format_version")) if isinstance(described, dict) else None
@@ -107,7 +108,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def load_strictly(jepa: torch.nn.Module, state: dict[str, torch.Tensor], *, origin: str) -> None:
-    """Put `state` into the module: exactly its names and shapes, or InputError naming what differs."""
+    """Put `state` into the module: exactly its names and shapes, finite; InputError naming what is not so."""
     own = jepa.state_dict()
     problems = [f"lacks {name}" for name in own if name not in state]
     problems += [f"has unknown {name}" for name in state if name not in own]
@@ -116,10 +117,5 @@ def load_strictly(jepa: torch.nn.Module, state: dict[str, torch.Tensor], *, orig
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(
-            f"{origin} does not fit this model: {'; '.join(problems[:3])}{more}.",
-            hint="Check sizes: regions, frames, patch size, gradients, widths, depths.",
-        )
-    jepa.load_state_dict(state)
+    refuse_misfit(problems, origin=origin)
+    jepa.load_state_dict(as_float32(state, origin=origin))

@@ -6,13 +6,10 @@ Neither holds the configuration, the gradient table or the number of heads, so t
 by `model/official_export.py`.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -20,6 +17,7 @@ from bjepa.model.checkpoint import load_tensors
 from bjepa.model.config import ModelConfig
 from bjepa.model.hub import load_strictly
 from bjepa.model.jepa import JEPA
+from bjepa.model.weights import check_sizes, check_tensors, depth_of, read_weights
 from bjepa.preproc.errors import InputError
 
 PARTS = {"encoder": "context_encoder", "predictor": "predictor", "target_encoder": "target_encoder"}
@@ -77,6 +75,7 @@ def load_official_checkpoint(
         num_heads=num_heads,
         predictor_num_heads=predictor_num_heads,
     )
+    check_sizes(config, {name: tuple(t.shape) for name, t in state.items()}, origin=str(path))
     jepa = JEPA(config, gradients)
     load_strictly(jepa, state, origin=str(path))
     return jepa.eval()
@@ -92,7 +91,7 @@ def from_official(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 renamed = our_name + renamed.removeprefix(theirs)
                 break
         # the patch embedding is a convolution (D, 1, 1, p) there and a linear layer (D, p) here: the same map
-        is_patch = renamed == "patch_embed.proj.weight"
+        is_patch = renamed == "patch_embed.proj.weight" and tensor.ndim > 1
         ours[f"{PARTS[part]}.{renamed}"] = tensor.flatten(1) if is_patch else tensor
     return ours
 
@@ -100,10 +99,7 @@ def from_official(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _released_state(path: Path) -> dict[str, Tensor]:
     """All tensors of the three parts, under our names."""
     if path.suffix == ".safetensors":
-        try:
-            flat = safetensors.torch.load_file(path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise InputError(f"{path} is missing or damaged: {error}.") from error
+        flat = read_weights(path)
         parts: dict[str, Any] = {part: {} for part in PARTS}
         for name, tensor in flat.items():
             part, _, rest = name.partition(".")
@@ -115,11 +111,14 @@ def _released_state(path: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for part in PARTS:
         content = parts.get(part)
-        if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
+        if not isinstance(content, dict) or not all(
+            isinstance(name, str) and isinstance(t, Tensor) for name, t in content.items()
+        ):
             raise InputError(
                 f"{path} has no weights under {part!r}; a released checkpoint has {', '.join(PARTS)}.",
                 hint="A run of bjepa-train is read with load_model.",
             )
+        check_tensors(content, origin=f"{path} [{part}]")
         state |= from_official(part, {name.removeprefix("module."): t for name, t in content.items()})
     return state
 
@@ -140,9 +139,10 @@ def _config_from_shapes(
         n_gradients = state["context_encoder.positions.gradient.weight"].shape[1]
         hidden = len(state["context_encoder.blocks.0.mlp.fc1.weight"])
         predictor_embed_dim = len(state["predictor.embed.weight"])
-    except (KeyError, ValueError, IndexError) as error:
+        mlp_ratio = hidden / embed_dim
+    except (KeyError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
         raise InputError(f"{path} is not a released checkpoint: {error} is missing or misshapen.") from error
-    n_patches = n_frames // patch_size
+    n_patches = n_frames // patch_size if patch_size > 0 else 0
     if found_patch != patch_size or not n_patches or n_tokens % n_patches:
         raise InputError(
             f"{path} has patches of {found_patch} frames and {n_tokens} tokens; "
@@ -155,15 +155,10 @@ def _config_from_shapes(
         patch_size=patch_size,
         n_gradients=n_gradients,
         embed_dim=embed_dim,
-        depth=_depth(state, "context_encoder"),
+        depth=depth_of(state, "context_encoder"),
         num_heads=num_heads,
-        mlp_ratio=hidden / embed_dim,
+        mlp_ratio=mlp_ratio,
         predictor_embed_dim=predictor_embed_dim,
-        predictor_depth=_depth(state, "predictor"),
+        predictor_depth=depth_of(state, "predictor"),
         predictor_num_heads=predictor_num_heads,
     )
-
-
-def _depth(state: Mapping[str, Tensor], part: str) -> int:
-    found = (re.match(rf"{part}\.blocks\.(\d+)\.", name) for name in state)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
