@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bjepa.model.attention import check_attention
 from bjepa.model.checkpoint import BackgroundWriter, Checkpoint, load_checkpoint, save_checkpoint
 from bjepa.model.collapse import CollapseWatch, verdicts
 from bjepa.model.config import Recipe, load_recipe
@@ -147,6 +148,7 @@ def train(
         )
         inputs = learn_from_split(inputs, resolved.data)
         precision = choose_precision(resolved.train.precision, world.device)
+        check_attention(resolved.model.attention, device=world.device, precision=precision)
         dataset = ShardDataset(
             inputs.reader,
             n_frames=resolved.model.n_frames,

@@ -267,6 +267,7 @@ def test_resume_refuses(
         (["--set", "train.epoch=1"], "Did you mean 'epochs'"),
         (["--participants", "nobody.txt"], "None of the 1 participants"),
         (["--device", "cuda"], "--device cuda is not available"),
+        (["--set", "model.attention=flash_attn"], "model.attention = 'flash_attn' needs"),
         (["--gradients", "short.csv"], "has 6 rows, the shards in data have 7 regions"),
         (["--gradients", "none.csv"], "none.csv"),
         (["--data", "none"], "none"),
