@@ -10,7 +10,8 @@ The recipe trains for that time on one thread, on the first sessions alone (of a
 random quarter of the regions in each window. Then both sessions become vectors by the readouts of
 _readouts.py, the mean of the first sessions is taken off, and each second session is given to the
 participant whose first session has the largest correlation with it: `right` is the share of true ones, with
-Wilson's 95 % interval. Beside it: the same of the network before training, of connectivity, of static means.
+Wilson's 95 % interval. Beside it: the same of the network before training, of static means, of connectivity
+by all frames and by those that fill whole windows, which alone are embedded.
 """
 
 import argparse
@@ -72,6 +73,8 @@ def main() -> None:
         seed=args.seed,
         changes={"data": {"drop_rois": args.drop_rois}},
     )
+    used = training.shape[2] // recipe.model.n_frames * recipe.model.n_frames
+    right["FC, embedded frames"] = _match(*(connectivity(x[:, :, :used]) for x in pair))
     jepa = new_model(recipe, inputs.gradients)
 
     def embed(name: str) -> None:
@@ -99,6 +102,7 @@ def main() -> None:
     for name in ("random", "trained"):
         of_it = {readout: share for readout, share in right.items() if readout.startswith(name)}
         print(f"{name}_best_right: {max(of_it.values()):.3f} ({max(of_it, key=lambda r: of_it[r])})")
+    print(f"fc_embedded_frames_right: {right['FC, embedded frames']:.3f}")
     print(f"fc_right: {right['FC']:.3f}\nstatic_means_right: {right['static means']:.3f}")
     print(f"chance: {1 / len(both):.3f}")
 
