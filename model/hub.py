@@ -1,9 +1,15 @@
-"""A model as a folder that explains itself: config.json, model.safetensors, gradients.csv, atlas.tsv.
+"""A model as a folder that explains itself. Nothing in it is executed when it is read.
 
-Nothing in it is executed when it is read.
+config.json        the network, and the origin of the data
+model.safetensors  weights
+gradients.csv      the gradient atlas, one row a region
+atlas.tsv          the regions          } where they are known
+scaling.tsv        median and IQR       } (model/about.py)
+README.md          the model card       }
 """
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +20,11 @@ import torch
 
 import bjepa
 from bjepa.gradients import load_gradients
+from bjepa.model.about import About, read_about
 from bjepa.model.config import ModelConfig, dataclass_from_table
+from bjepa.model.huggingface import fetch_model, is_hub_name, push_folder
 from bjepa.model.jepa import JEPA
+from bjepa.model.model_card import model_card
 from bjepa.model.weights import as_float32, check_sizes, read_shapes, read_weights, refuse_misfit
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_text
@@ -24,9 +33,15 @@ FORMAT, FORMAT_VERSION = "bjepa-model", 1
 
 
 def save_model(
-    jepa: JEPA, folder: str | Path, *, atlas_table: str | None = None, origin: dict[str, Any] | None = None
+    jepa: JEPA,
+    folder: str | Path,
+    *,
+    atlas_table: str | None = None,
+    scaling_table: str | None = None,
+    origin: dict[str, Any] | None = None,
+    card: str | None = None,
 ) -> None:
-    """Write the model folder; each file appears whole.
+    """Write the model folder; each file appears whole, config.json last.
 
     Parameters
     ----------
@@ -34,10 +49,12 @@ def save_model(
         Its `atlas_sha256` is kept, where known.
     folder
         Made if missing; files of the same names are replaced.
-    atlas_table
-        The text of the data's `atlas.tsv`; without it no table is written.
+    atlas_table, scaling_table
+        The texts of `atlas.tsv` and `scaling.tsv`; without one there is no such file afterwards.
     origin
         What else a user should know (atlas name, repetition time, scaling): goes to config.json as it is.
+    card
+        The text of `README.md`; without it that file stays as it is.
     """
     folder = Path(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in jepa.state_dict().items()}
@@ -46,8 +63,13 @@ def save_model(
     with write_aside(folder / "gradients.csv") as aside:
         # 17 digits: what is read back is what was used, bit for bit
         np.savetxt(aside, jepa.gradients.double().cpu().numpy(), delimiter=",", fmt="%.17g")
-    if atlas_table is not None:
-        write_text(folder / "atlas.tsv", atlas_table)
+    for name, table in (("atlas.tsv", atlas_table), ("scaling.tsv", scaling_table)):
+        if table is not None:
+            write_text(folder / name, table)
+        else:
+            (folder / name).unlink(missing_ok=True)  # of an earlier model
+    if card is not None:
+        write_text(folder / "README.md", card)
     write_json(
         folder / "config.json",
         {
@@ -55,21 +77,75 @@ def save_model(
             "format_version": FORMAT_VERSION,
             "bjepa_version": bjepa.__version__,
             "model": asdict(jepa.config),
+            "normed_targets": jepa.normed_targets,
             "atlas_sha256": jepa.atlas_sha256,
             "origin": origin or {},
         },
     )
 
 
-def load_model(path: str | Path) -> JEPA:
-    """Read a model: a run folder of bjepa-train, or its folder `model`. In eval mode, on the CPU.
+def save_pretrained(jepa: JEPA, folder: str | Path) -> None:
+    """Write the model folder with all that the model knows of itself (`jepa.about`), and a card."""
+    about = jepa.about or About()
+    card = about.card or model_card(jepa.config, origin=about.origin)
+    save_model(
+        jepa,
+        folder,
+        atlas_table=about.atlas_table,
+        scaling_table=about.scaling_table,
+        origin=about.origin,
+        card=card,
+    )
+
+
+def push_to_hub(jepa: JEPA, name: str, *, private: bool, message: str, token: str | None) -> str:
+    """Write the model folder and put it on the Hugging Face Hub; the address of the commit."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(jepa, folder)
+        return push_folder(Path(folder), name, private=private, message=message, token=token)
+
+
+def load_model(source: str | Path, *, revision: str | None = None) -> JEPA:
+    """Read a model, in eval mode, on the CPU. What its folder tells beside it is in `jepa.about`.
+
+    Parameters
+    ----------
+    source
+        A run folder of bjepa-train, its folder `model`, or `owner/name` of the Hugging Face Hub. A folder
+        comes first. (A checkpoint of the released code needs its gradients: load_official_checkpoint.)
+    revision
+        Branch, tag or commit on the hub.
 
     Raises
     ------
     InputError
-        No model there; a file that is missing, damaged, or of another format; weights that do not fit.
+        No model there; a file that is missing, damaged, or of another format; weights that do not fit; a
+        `revision` for a folder.
     """
-    path = Path(path)
+    folder = _find_model(source, revision=revision)
+    described = read_description(folder / "config.json")
+    origin = f"{folder / 'config.json'} [model]"
+    config: ModelConfig = dataclass_from_table(ModelConfig, described["model"], origin=origin)
+    weights = folder / "model.safetensors"
+    check_sizes(config, read_shapes(weights), origin=str(weights))  # before anything is made in these sizes
+    jepa = JEPA(config, load_gradients(folder / "gradients.csv").values)
+    load_strictly(jepa, read_weights(weights), origin=str(weights))
+    jepa.atlas_sha256 = described.get("atlas_sha256")
+    jepa.normed_targets = described.get("normed_targets", True)
+    jepa.about = read_about(folder, described.get("origin", {}), n_rois=config.n_rois)
+    return jepa.eval()
+
+
+def _find_model(source: str | Path, *, revision: str | None) -> Path:
+    """The folder with config.json."""
+    path = Path(source)
+    if not path.exists() and is_hub_name(str(source)):
+        path = fetch_model(str(source), revision=revision)
+    elif revision is not None:
+        raise InputError(
+            f"revision = {revision!r} is for a name on the Hugging Face Hub, but {source} is none.",
+            hint="Leave it out.",
+        )
     if path.is_file():
         raise InputError(
             f"{path} is a file, not a model folder.",
@@ -79,18 +155,10 @@ def load_model(path: str | Path) -> JEPA:
     folder = path / "model" if (path / "model" / "config.json").is_file() else path
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"{path} holds no model (looked for {folder / 'config.json'}).",
+            f"{source} holds no model (looked for {folder / 'config.json'}).",
             hint="Give a run folder of bjepa-train or its folder 'model'.",
         )
-    described = read_description(folder / "config.json")
-    origin = f"{folder / 'config.json'} [model]"
-    config: ModelConfig = dataclass_from_table(ModelConfig, described["model"], origin=origin)
-    weights = folder / "model.safetensors"
-    check_sizes(config, read_shapes(weights), origin=str(weights))  # before anything is made in these sizes
-    jepa = JEPA(config, load_gradients(folder / "gradients.csv").values)
-    load_strictly(jepa, read_weights(weights), origin=str(weights))
-    jepa.atlas_sha256 = described.get("atlas_sha256")
-    return jepa.eval()
+    return folder
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -104,6 +172,9 @@ def read_description(path: Path) -> dict[str, Any]:
     )
     if found != (FORMAT, FORMAT_VERSION) or not isinstance(described.get("model"), dict):
         raise InputError(f"{path} does not describe a model of format {FORMAT!r}, version {FORMAT_VERSION}.")
+    for name, kind in (("origin", dict), ("normed_targets", bool), ("atlas_sha256", str | None)):
+        if name in described and not isinstance(described[name], kind):
+            raise InputError(f"{path}: {name} cannot be {described[name]!r}.")
     return dict(described)
 
 

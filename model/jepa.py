@@ -6,6 +6,8 @@ Source: Dong et al. 2024, "Brain-JEPA", NeurIPS, arXiv 2409.19407.
 """
 
 import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,9 @@ from bjepa.model.encoder import Encoder, init_weights, pieces_of
 from bjepa.model.predictor import Predictor
 from bjepa.model.tokens import TokenList
 from bjepa.preproc.errors import InputError
+
+if TYPE_CHECKING:
+    from bjepa.model.about import About
 
 TARGET_NORM_EPS = 1e-5  # of the parameter-free norm; with 1e-6 targets move by 1.2e-5
 
@@ -43,6 +48,8 @@ class JEPA(nn.Module):
         Of the atlas it was trained on, where known.
     normed_targets : bool
         Whether targets are normed over features (objective.target_norm), as released.
+    about : About or None
+        What the folder it was read from tells beside the network: origin, atlas, scaling, card.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class JEPA(nn.Module):
         self.config = config
         self.atlas_sha256: str | None = None
         self.normed_targets = True
+        self.about: About | None = None
         self.context_encoder = Encoder(config, table)
         self.predictor = Predictor(config, table)
         init_weights(self.context_encoder, std=config.init_std, generator=generator)
@@ -153,3 +161,34 @@ class JEPA(nn.Module):
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Keep only the input of each trained block for the gradient, and run it again: less memory."""
         self.context_encoder.recompute = self.predictor.recompute = enabled
+
+    # Sharing. The work is done in model/hub.py, which knows this module.
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model folder: weights, description, gradients, `about`, and a model card."""
+        from bjepa.model.hub import save_pretrained
+
+        save_pretrained(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "JEPA":
+        """`load_model`: a run folder, a model folder, or `owner/name` of the Hugging Face Hub."""
+        from bjepa.model.hub import load_model
+
+        return load_model(source, revision=revision)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = True,
+        commit_message: str = "Model folder",
+        token: str | None = None,
+    ) -> str:
+        """Put the model folder on the Hugging Face Hub as `owner/name`; the address of the commit.
+
+        A new model is private unless said otherwise; an existing one stays as it is. Needs `bjepa[hub]`.
+        """
+        from bjepa.model.hub import push_to_hub
+
+        return push_to_hub(self, name, private=private, message=commit_message, token=token)

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bjepa.model.about import count_scans, scaling_table
 from bjepa.model.attention import check_attention
 from bjepa.model.checkpoint import BackgroundWriter, Checkpoint, load_checkpoint, save_checkpoint
 from bjepa.model.collapse import CollapseWatch, verdicts
@@ -31,6 +32,7 @@ from bjepa.model.inputs import learn_from_split, read_inputs
 from bjepa.model.jepa import JEPA
 from bjepa.model.loading import Portion, read_portions
 from bjepa.model.masking import KINDS
+from bjepa.model.model_card import model_card, read_training
 from bjepa.model.monitors import Monitor
 from bjepa.model.online_probe import OnlineProbe
 from bjepa.model.report import write_report
@@ -423,14 +425,19 @@ def _end_epoch(run: Run, session: _Session, row: dict[str, Any]) -> None:
     checkpoint = run.checkpoint()
     if checkpoint is None:
         return
+    reader = run.inputs.reader
     origin = run.inputs.origin() | {"epochs": progress.epoch, "inputs_sha256": run.inputs.sha256}
+    origin |= count_scans(reader, run.dataset.series)
+    training = read_training(run.folder)
 
     def write() -> None:
         save_model(
             session.jepa_of(run, checkpoint),
             run.folder / "model",
             atlas_table=run.inputs.atlas_table,
+            scaling_table=scaling_table(reader),
             origin=origin,
+            card=model_card(run.recipe.model, origin=origin, training=training),
         )
         for name in names:
             save_checkpoint(run.folder / "checkpoints" / name, checkpoint)

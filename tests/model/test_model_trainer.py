@@ -140,6 +140,8 @@ def test_a_run_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "model/model.safetensors",
         "model/gradients.csv",
         "model/atlas.tsv",
+        "model/scaling.tsv",
+        "model/README.md",
     }
     rows = read_metrics(run)
     steps, epochs = [r for r in rows if "step" in r], [r for r in rows if "step" not in r]
