@@ -31,6 +31,7 @@ BASELINES_EXAMPLES = """\
   bjepa-evaluate baselines OUT participants.tsv --target age --output eval
   bjepa-evaluate baselines OUT participants.tsv --target sex --methods fc-logistic,static-mean --output eval
   bjepa-evaluate baselines connectomes.npz participants.tsv --target age --n-splits 10 --output eval"""
+MODEL_HELP = "run folder of bjepa-train, its folder 'model', or owner/name of the Hugging Face Hub"
 DATA_HELP = "output folder of bjepa-preprocess"
 
 
@@ -103,7 +104,7 @@ def _command(
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="run folder of bjepa-train, or its folder 'model'")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

@@ -89,8 +89,9 @@ class WholeScans(nn.Module):
 
     def forward(self, series: Tensor, t_r: Tensor | None = None) -> Tensor:
         """(B, R, L), and (B,) where time is in seconds -> (B, N, D)."""
-        B, pieces = series.shape[0], series.unflatten(2, (self.n_patches, self.patch_size))
-        x_BND = self.patch_embed(pieces).flatten(1, 2) + self._positions(B, t_r)
+        B = series.shape[0]
+        pieces = series.reshape(B, self.n_rois * self.n_patches, self.patch_size)
+        x_BND = self.patch_embed(pieces) + self._positions(B, t_r)
         for block in self.blocks:
             assert isinstance(block, Block)
             x_BND = _block(block, x_BND)
