@@ -84,8 +84,11 @@ def _errors() -> tuple[type[Exception], ...]:
     """What goes wrong between here and there; a damaged name or a refused token are ValueErrors."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return (HfHubHTTPError, OSError, ValueError)
+    # its base is the general error of the HTTP library beneath, which also tells of no connection
+    of_http = tuple(base for base in HfHubHTTPError.__bases__ if base is not Exception)
+    return (HfHubHTTPError, *of_http, OSError, ValueError)
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0][:300]}"
+    told = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+    return f"{type(error).__name__}: {told.rstrip('.')}."

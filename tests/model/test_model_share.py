@@ -308,9 +308,18 @@ def test_what_is_pushed_is_the_model_folder(run: Path, monkeypatch: pytest.Monke
         jepa.push_to_hub("b")
 
 
-def test_a_hub_that_does_not_answer_is_told(run: Path) -> None:
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_that_does_not_answer_is_told(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="a/b could not be put on the Hugging Face Hub"):
-        load_model(run).push_to_hub("a/b")  # offline, as all tests here
+        load_model(run).push_to_hub("a/b", token="hf_none")
+    with pytest.raises(InputError, match="from the Hugging Face Hub it was not to be had"):
+        load_model("a/b")
 
 
 # The card
