@@ -9,7 +9,7 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -90,11 +90,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(
             f"{path} lacks {', '.join(missing)}.", hint="Use an earlier epoch-NNNN.pt as last.pt."
         )
-    progress = {f.name for f in dataclasses.fields(Progress)}
-    if set(content["progress"]) != progress:
+    expected, found_progress = asdict(Progress()), content["progress"]
+    if (
+        not isinstance(found_progress, dict)
+        or set(found_progress) != set(expected)
+        or any(type(found_progress[name]) is not type(value) for name, value in expected.items())
+        or min(found_progress["epoch"], found_progress["update"]) < 0
+    ):
         raise InputError(
-            f"{path} does not say how far the run was: {', '.join(sorted(progress))} are needed."
+            f"{path} does not say how far the run was: {', '.join(sorted(expected))} are needed."
         )
+    if strange := [name for name in ("jepa", "optimizer") if not isinstance(content[name], dict)]:
+        raise InputError(f"{path}: {strange[0]} is a {type(content[strange[0]]).__name__}, not a dictionary.")
     return Checkpoint(**{name: content[name] for name in names})
 
 

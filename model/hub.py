@@ -181,6 +181,10 @@ def read_description(path: Path) -> dict[str, Any]:
 def load_strictly(jepa: torch.nn.Module, state: dict[str, torch.Tensor], *, origin: str) -> None:
     """Put `state` into the module: exactly its names and shapes, finite; InputError naming what is not so."""
     own = jepa.state_dict()
+    if strange := [name for name, tensor in state.items() if not isinstance(tensor, torch.Tensor)]:
+        raise InputError(
+            f"{origin}: {strange[0]} is of type {type(state[strange[0]]).__name__}, not a tensor."
+        )
     problems = [f"lacks {name}" for name in own if name not in state]
     problems += [f"has unknown {name}" for name in state if name not in own]
     problems += [

@@ -123,7 +123,7 @@ def make_run(
     if checkpoint is not None:
         try:
             _restore(optimizer, checkpoint)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"{origin}: the state of the optimizer does not fit: {error}.") from error
         run.progress = Progress(**checkpoint.progress)
     return run
@@ -136,6 +136,10 @@ def _restore(optimizer: torch.optim.AdamW, checkpoint: Checkpoint) -> None:
         for loaded, own in zip(checkpoint.optimizer["param_groups"], optimizer.param_groups, strict=True)
     ]
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, moments in checkpoint.optimizer["state"].items():
+        for name, value in moments.items():
+            if value.ndim and value.shape != params[number].shape:
+                raise ValueError(f"{name} of parameter {number} is {tuple(value.shape)}")
     state = {
         number: {
             name: sharded_like(value, params[number]) if value.ndim else value

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -393,3 +394,54 @@ def test_a_model_without_a_run_has_a_card_too(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("my words\n")  # what was written by hand is kept
     load_model(tmp_path).save_pretrained(tmp_path / "copy")
     assert (tmp_path / "copy/README.md").read_text() == "my words\n"
+
+
+# Resuming from a checkpoint of tensors and plain values that says other things than ours
+
+
+def _first_weight(content: dict[str, Any]) -> str:
+    return str(next(iter(content["jepa"])))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda c: c["jepa"].update({_first_weight(c): 3}), "is of type int, not a tensor"),
+        (lambda c: c["jepa"][_first_weight(c)].fill_(torch.nan), "non-finite values"),
+        (lambda c: c.update(jepa=[1]), "jepa is a list"),
+        (lambda c: c.update(progress=3), "how far the run was"),
+        (lambda c: c["progress"].update(epoch="one"), "how far the run was"),
+        (lambda c: c["progress"].update(update=-5), "how far the run was"),
+        (lambda c: c["optimizer"].update(state=[1]), "state of the optimizer does not fit"),
+        (
+            lambda c: c["optimizer"]["state"].update({0: {"exp_avg": 3}}),
+            "state of the optimizer does not fit",
+        ),
+        (
+            lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.ones(2)),
+            r"exp_avg of parameter 0 is (2,)",
+        ),
+        (
+            lambda c: c["optimizer"]["state"].update({999: c["optimizer"]["state"][0]}),
+            "state of the optimizer does not fit",
+        ),
+    ],
+)
+def test_resume_refuses_a_checkpoint_of_strange_content(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[dict[str, Any]], None],
+    says: str,
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    damage(content)
+    torch.save(content, path)
+    source = run.parent
+    words = [source / "recipe.toml", "--data", source / "data", "--gradients", source / "gradients.csv"]
+    words += ["--output", tmp_path / "run", "--device", "cpu", "--resume"]
+    assert train([str(word) for word in words]) == 2
+    told = capsys.readouterr().err
+    assert says in told and str(path) in told
