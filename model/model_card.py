@@ -167,7 +167,7 @@ def _limits(config: ModelConfig, atlas: str | None) -> str:
     of = f" ({_plain(atlas)})" if atlas else ""
     return (
         f"- It knows the {config.n_rois} regions of its atlas{of}, in their order, and no others.\n"
-        f"- Scans with fewer than {config.n_frames} frames have to be padded or left out.\n"
+        f"- Scans with fewer than {config.n_frames} frames have to be left out.\n"
         "- Series must be cleaned, resampled in time and scaled as the training data were; motion and "
         "scanner differences pass through.\n"
         "- What the embedding knows of a person was not measured here: compare it with functional "

@@ -62,6 +62,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     ) -> NDArray[np.float32]:
         """Embeddings (n_series, D) float32 of series (T, R), each scaled as the model's training data were.
 
+        A scan in its own units is scaled so by `model.about.scale(series)` (docs/sharing.md).
         `X` is read once, one batch of windows at a time (a ShardReader will do).
 
         Parameters
