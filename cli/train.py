@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bjepa.cli._common import DONE, NOTHING_DONE, command_parser, run
+from bjepa.model.config import RECIPES
 from bjepa.preproc.errors import InputError
 
 PROG = "bjepa-train"
@@ -45,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "Writes a run folder: config.toml, run.json, metrics.jsonl, report.html, checkpoints/, model/.",
         EXAMPLES,
     )
-    parser.add_argument(
-        "recipe", metavar="RECIPE", help="vit_small, vit_base, vit_large, demo, or a TOML file"
-    )
+    parser.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(RECIPES)}, or a TOML file")
     parser.add_argument("--data", type=Path, metavar="DIR", help="output folder of bjepa-preprocess")
     parser.add_argument(
         "--gradients", type=Path, metavar="FILE", help="gradients.csv, .tsv or .h5 of the same atlas"
