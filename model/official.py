@@ -6,7 +6,7 @@ Neither holds the configuration, the gradient table or the number of heads, so t
 by `model/official_export.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +85,24 @@ def from_official(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the state of one of PARTS (without `module.`) to the names of our JEPA."""
     ours = {}
     for name, tensor in state.items():
-        renamed = name
-        for theirs, our_name in RENAMED["predictor" if part == "predictor" else "encoder"]:
-            if renamed.startswith(theirs):
-                renamed = our_name + renamed.removeprefix(theirs)
-                break
+        renamed = with_prefix_changed(name, names_of(part))
         # the patch embedding is a convolution (D, 1, 1, p) there and a linear layer (D, p) here: the same map
         is_patch = renamed == "patch_embed.proj.weight" and tensor.ndim > 1
         ours[f"{PARTS[part]}.{renamed}"] = tensor.flatten(1) if is_patch else tensor
     return ours
+
+
+def names_of(part: str) -> tuple[tuple[str, str], ...]:
+    """(their prefix, our prefix) of what is named differently in one of PARTS."""
+    return RENAMED["predictor" if part == "predictor" else "encoder"]
+
+
+def with_prefix_changed(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """`name` with the first old prefix that it has replaced by the new one; as it is where it has none."""
+    for old, new in pairs:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def _released_state(path: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bjepa.model.config import ModelConfig
 from bjepa.model.jepa import JEPA
-from bjepa.model.official import PARTS, RENAMED
+from bjepa.model.official import PARTS, names_of, with_prefix_changed
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside
 
@@ -92,15 +92,11 @@ def export_official_checkpoint(
 
 def to_official(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of one of PARTS under the released names (without `module.`), on the CPU."""
-    theirs = {}
-    for name, tensor in state.items():
-        renamed = name
-        for their_name, ours in RENAMED["predictor" if part == "predictor" else "encoder"]:
-            if name.startswith(ours):
-                renamed = their_name + name.removeprefix(ours)
-                break
-        theirs[renamed] = _as_convolution(name, tensor.detach().cpu().clone())
-    return theirs
+    pairs = [(ours, theirs) for theirs, ours in names_of(part)]
+    return {
+        with_prefix_changed(name, pairs): _as_convolution(name, tensor.detach().cpu().clone())
+        for name, tensor in state.items()
+    }
 
 
 def _as_convolution(name: str, tensor: Tensor) -> Tensor:
