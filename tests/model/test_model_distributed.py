@@ -18,10 +18,8 @@ from safetensors.torch import load_file
 from bjepa.cli.train import main
 from bjepa.model.checkpoint import load_checkpoint
 from bjepa.model.runlog import read_metrics
-from bjepa.preproc.shards import ROI_COLUMNS, ShardScan, write_shard
 
 trainer: Any = importlib.import_module("bjepa.model.trainer")  # a part of which is replaced below
-R = 7
 # 7 series, 5 an update, one at a time: shares of 3 and 2 (and a filler), then of 1 and 1. 20 updates
 RECIPE = """\
 [model]
@@ -48,32 +46,10 @@ TOLERANCE = 1e-5  # of losses and weights after 20 updates
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory, write_seven_scans: Callable[[Path], None]) -> Path:
     monkeypatch = pytest.MonkeyPatch()
-    folder, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(3)
-    names = dict.fromkeys(("session", "task", "run"), "")
-    scans = [
-        ShardScan(
-            entities={"scan_id": f"sub-{n}", "participant_id": f"sub-{n}"} | names,
-            t_r=2.0,
-            t_r_out=2.0,
-            valid=np.ones(R, dtype=bool),
-            phases=[rng.normal(size=(19 + n, R)).cumsum(axis=0).astype(np.float32) / np.float32(5)],
-        )
-        for n in range(7)
-    ]
-    write_shard(
-        folder / "data/shards/shard-00000.h5",
-        scans,
-        atlas="tiny",
-        atlas_sha256="f" * 64,
-        rois={c: [f"{c}{i}" for i in range(R)] for c in ROI_COLUMNS},
-        median=np.zeros(R),
-        iqr=np.ones(R),
-        scaling="robust",
-        target_t_r=2.0,
-    )
-    np.savetxt(folder / "gradients.csv", rng.normal(size=(R, 3)), delimiter=",")
+    folder = tmp_path_factory.mktemp("work")
+    write_seven_scans(folder)
     (folder / "recipe.toml").write_text(RECIPE)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -10,11 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,10 +21,8 @@ from bjepa.cli.train import main
 from bjepa.model.checkpoint import BackgroundWriter, load_checkpoint
 from bjepa.model.runlog import read_metrics
 from bjepa.preproc.files import find_leftovers
-from bjepa.preproc.shards import ROI_COLUMNS, ShardScan, write_shard
 
 trainer: Any = importlib.import_module("bjepa.model.trainer")  # whose parts are replaced below
-R = 7
 RECIPE = """\
 [model]
 n_frames = 12
@@ -59,31 +56,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(3)
-    names = dict.fromkeys(("session", "task", "run"), "")
-    scans = [
-        ShardScan(
-            entities={"scan_id": f"sub-{n}", "participant_id": f"sub-{n}"} | names,
-            t_r=2.0,
-            t_r_out=2.0,
-            valid=np.ones(R, dtype=bool),
-            phases=[rng.normal(size=(19 + n, R)).cumsum(axis=0).astype(np.float32) / np.float32(5)],
-        )
-        for n in range(7)
-    ]
-    write_shard(
-        folder / "data/shards/shard-00000.h5",
-        scans,
-        atlas="tiny",
-        atlas_sha256="f" * 64,
-        rois={c: [f"{c}{i}" for i in range(R)] for c in ROI_COLUMNS},
-        median=np.zeros(R),
-        iqr=np.ones(R),
-        scaling="robust",
-        target_t_r=2.0,
-    )
-    np.savetxt(folder / "gradients.csv", rng.normal(size=(R, 3)), delimiter=",")
+def work(tmp_path_factory: pytest.TempPathFactory, write_seven_scans: Callable[[Path], None]) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    write_seven_scans(folder)
     (folder / "recipe.toml").write_text(RECIPE)
     assert main(arguments(folder, "whole")) == 0
     return folder
