@@ -146,7 +146,7 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
 def _embed(args: argparse.Namespace) -> int:
     from bjepa.model import load_model
     from bjepa.model.device import choose_device
-    from bjepa.model.evaluation.evaluate import run_embed
+    from bjepa.model.evaluation.commands import run_embed
 
     run_embed(
         load_model(args.model),
@@ -161,7 +161,7 @@ def _embed(args: argparse.Namespace) -> int:
 def _probe(args: argparse.Namespace) -> int:
     from bjepa.model import load_model
     from bjepa.model.device import choose_device
-    from bjepa.model.evaluation.evaluate import run_probe
+    from bjepa.model.evaluation.commands import run_probe
 
     run_probe(
         load_model(args.model),
@@ -178,7 +178,7 @@ def _probe(args: argparse.Namespace) -> int:
 
 
 def _baselines(args: argparse.Namespace) -> int:
-    from bjepa.model.evaluation.evaluate import run_baselines
+    from bjepa.model.evaluation.commands import run_baselines
 
     run_baselines(args.data, _protocol(args), args.output, methods=_names(args.methods), command=args.words)
     print(args.output / "report.html")

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.gradients.connectivity.scan_maps import scan_connectivity_of_shards
-from bjepa.model.evaluation.scan_data import ScanData
+from bjepa.model.evaluation.scan_data import ScanData, participant_features
 
 
 def fc_edges(data: ScanData) -> NDArray[np.float32]:
@@ -21,3 +21,7 @@ def fc_edges(data: ScanData) -> NDArray[np.float32]:
     for scan, z in enumerate(scan_connectivity_of_shards(data.reader)):
         edges[scan] = z[upper]
     return edges
+
+
+# one object for all methods, so that an evaluation computes the connectomes once
+participant_edges = participant_features(fc_edges)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.model.evaluation.cohort import Task
+from bjepa.model.evaluation.fold import Fold, Prediction
 
 PENALTIES = np.logspace(3, -3, 13)  # from the strongest to the weakest
 TOLERANCE = 0.5  # standard errors
@@ -34,6 +35,13 @@ class Readout:
 
     prediction: NDArray[np.float64]
     penalty: float
+
+
+def fit_linear(fold: Fold) -> Prediction:
+    """Ridge or logistic regression on features (n, D): the `fit_predict` of a method."""
+    found = linear_readout(fold.inputs, fold.target, fold.inner_fold, fold.test_inputs, task=fold.task)
+    settings = {"penalty_per_feature": found.penalty, "n_features": int(fold.inputs.shape[1])}
+    return Prediction(found.prediction, settings)
 
 
 def linear_readout(

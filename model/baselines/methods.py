@@ -1,51 +1,48 @@
-"""All baselines by name: what each reads, and which tasks it is for. The readout of all is `linear.py`."""
+"""All methods by name that need no given model: what each reads, how it predicts, which tasks it is for."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from difflib import get_close_matches
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bjepa.model.baselines.connectivity import fc_edges
+from bjepa.model.baselines.connectivity import participant_edges
+from bjepa.model.baselines.linear import fit_linear
 from bjepa.model.baselines.static_mean import static_means
-from bjepa.model.evaluation.cohort import TASKS, Task
-from bjepa.model.evaluation.scan_data import ScanData
+from bjepa.model.evaluation.cohort import Task
+from bjepa.model.evaluation.fold import Method
+from bjepa.model.evaluation.scan_data import ScanData, participant_features
 from bjepa.preproc.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A baseline: features of each scan, (n_scans, D) float32, computed without any target."""
-
-    summary: str
-    features: Callable[[ScanData], NDArray[np.float32]]
-    tasks: tuple[str, ...] = TASKS
-    needs_series: bool = False
-
 
 METHODS: dict[str, Method] = {
     "static-mean": Method(
         summary="control: each region's mean over time, unscaled; ridge or logistic regression",
-        features=static_means,
+        inputs=participant_features(static_means),
+        fit_predict=fit_linear,
         needs_series=True,
+        default=True,
     ),
     "fc-ridge": Method(
         summary="functional connectivity (Fisher z, upper triangle), ridge regression",
-        features=fc_edges,
+        inputs=participant_edges,
+        fit_predict=fit_linear,
         tasks=("regression",),
+        default=True,
     ),
     "fc-logistic": Method(
         summary="functional connectivity (Fisher z, upper triangle), logistic regression",
-        features=fc_edges,
+        inputs=participant_edges,
+        fit_predict=fit_linear,
         tasks=("classification",),
+        default=True,
     ),
 }
 
 
-def methods_for(task: Task, data: ScanData) -> list[str]:
-    """Names of the methods that suit a task and the data."""
-    return [n for n, m in METHODS.items() if task in m.tasks and not (m.needs_series and data.reader is None)]
+def default_methods(task: Task, data: ScanData) -> list[str]:
+    """Names of the methods that are taken when none are named."""
+    return [
+        name
+        for name, method in METHODS.items()
+        if method.default and task in method.tasks and not (method.needs_series and data.reader is None)
+    ]
 
 
 def check_methods(names: Sequence[str], task: Task) -> None:
@@ -58,9 +55,8 @@ def check_methods(names: Sequence[str], task: Task) -> None:
                 hint=f"Did you mean {near[0]!r}?" if near else "",
             )
         if task not in METHODS[name].tasks:
-            instead = [
-                n for n, m in METHODS.items() if task in m.tasks and m.features is METHODS[name].features
-            ]
+            family = name.split("-")[0]
+            instead = [n for n, m in METHODS.items() if task in m.tasks and n.split("-")[0] == family]
             raise InputError(
                 f"--methods: {name!r} is for {METHODS[name].tasks[0]}, the task is {task}.",
                 hint=f"Use {', '.join(instead)}, or --task {METHODS[name].tasks[0]}.",

@@ -3,8 +3,8 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +34,7 @@ class Cohort:
     task: Task
     classes: list[str]  # sorted; the last is the positive one of two; empty in regression
     target_name: str
+    columns: Mapping[str, list[str]] = field(default_factory=dict)  # others that were asked for, as written
 
 
 def load_cohort(
@@ -43,35 +44,48 @@ def load_cohort(
     with_scan: Collection[str],
     task: str = "auto",
     group: str = "participant_id",
+    columns: Sequence[str] = (),
+    of_scans: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Cohort:
     """Read participants.tsv and keep those with a scan (`with_scan`: ids without "sub-") and a target value.
 
-    Who is left out, and the task chosen by `auto`, are told in the log. Raises InputError on a missing
-    column, an id given twice, a target that does not suit the task, or nobody left.
+    `columns` (confounds, a site) must have a value too; they are looked for in the table, then in `of_scans`:
+    name -> participant -> value. Who is left out, and the task chosen by `auto`, are told in the log. Raises
+    InputError on a missing column, an id given twice, a target that does not suit the task, or nobody left.
     """
-    table = _read_table(path, [target, group])
-    values = {bare_id(i): v for i, v in zip(table["participant_id"], table[target], strict=True)}
-    groups = {bare_id(i): g for i, g in zip(table["participant_id"], table[group], strict=True)}
-    _refuse_no_overlap(path, list(values), with_scan)
+    needed = list(dict.fromkeys([target, group, *columns]))
+    beside = {name: values for name, values in (of_scans or {}).items() if name in columns}
+    table = _read_table(path, needed, elsewhere=beside)
+    known = {
+        name: {bare_id(i): v for i, v in zip(table["participant_id"], table[name], strict=True)}
+        if name in table.columns
+        else dict(beside[name])
+        for name in needed
+    }
+    listed = [bare_id(i) for i in table["participant_id"]]
+    _refuse_no_overlap(path, listed, with_scan)
 
     scanned = sorted(set(with_scan))
-    _tell_left_out("have a scan but no row in the table", [p for p in scanned if p not in values])
-    _tell_left_out(
-        f"have a scan but no value of {target!r}", [p for p in scanned if _missing(values.get(p, "1"))]
-    )
-    _tell_left_out(
-        f"have a scan but no value of {group!r}", [p for p in scanned if _missing(groups.get(p, "1"))]
-    )
-    without_scan = set(values) - set(scanned)
+    in_table = set(listed)
+    _tell_left_out("have a scan but no row in the table", [p for p in scanned if p not in in_table])
+    for name in needed:
+        _tell_left_out(
+            f"have a scan but no value of {name!r}",
+            [p for p in scanned if p in in_table and _missing(known[name].get(p, ""))],
+        )
+    without_scan = in_table - set(scanned)
     if without_scan:
         log.info("%d participants of %s have no scan", len(without_scan), path.name)
 
-    kept = [p for p in scanned if p in values and not _missing(values[p]) and not _missing(groups[p])]
+    kept = [
+        p for p in scanned if p in in_table and not any(_missing(known[name].get(p, "")) for name in needed)
+    ]
     if not kept:
         raise InputError(
-            f"{path}: no participant with a scan has a value of {target!r} and of {group!r}.",
+            f"{path}: no participant with a scan has a value of {' and of '.join(map(repr, needed))}.",
             hint="Name a column that is filled in.",
         )
+    values, groups = known[target], known[group]
     written = {bare_id(i): i for i in table["participant_id"]}
     cohort = Cohort(
         participant_id=kept,
@@ -81,12 +95,13 @@ def load_cohort(
         task="regression",
         classes=[],
         target_name=target,
+        columns={name: [known[name][p] for p in kept] for name in columns},
     )
     return _with_target(cohort, [values[p] for p in kept], task)
 
 
 def _with_target(cohort: Cohort, values: Sequence[str], task: str) -> Cohort:
-    numbers = [_number(v) for v in values]
+    numbers = [finite_number(v) for v in values]
     numeric = all(n is not None for n in numbers)
     n_distinct = len({v if n is None else n for v, n in zip(values, numbers, strict=True)})
     name = cohort.target_name
@@ -117,7 +132,7 @@ def _with_target(cohort: Cohort, values: Sequence[str], task: str) -> Cohort:
     return replace(cohort, target=np.array(numbers, dtype=np.float64), task="regression")
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _read_table(path: Path, columns: Sequence[str], *, elsewhere: Collection[str] = ()) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path} is not a file.", hint="Give a participants.tsv (BIDS).")
     try:
@@ -131,7 +146,7 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         ) from error
     names = [str(c) for c in table.columns]
     for column in ("participant_id", *columns):
-        if column not in names:
+        if column not in names and column not in elsewhere:
             near = get_close_matches(column.lower(), [n.lower() for n in names], n=1)
             nearest = next((n for n in names if near and n.lower() == near[0]), None)
             raise InputError(
@@ -165,7 +180,8 @@ def _missing(value: str) -> bool:
     return value.strip().lower() in MISSING
 
 
-def _number(value: str) -> float | None:
+def finite_number(value: str) -> float | None:
+    """The number that a cell holds; None for text, infinity and NaN."""
     try:
         number = float(value)
     except ValueError:

@@ -1,216 +1,205 @@
-"""The commands' work: a cohort, splits, features of every method, one protocol, the files of the contract.
+"""The commands' work: a cohort, splits, methods under one protocol, the files of the contract.
 
-    scores.tsv summary.tsv predictions.tsv splits.tsv report.html run.json   (probe: embedding.h5 too)
+    scores.tsv summary.tsv predictions.tsv splits.tsv report.html run.json   (with a model: embedding.h5 too)
 The tables depend on data, target, splits and seed alone: the same command writes the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import bjepa
-from bjepa.model.baselines.methods import METHODS, check_methods, methods_for
+from bjepa.model.baselines.linear import fit_linear
+from bjepa.model.baselines.methods import METHODS
 from bjepa.model.evaluation.cohort import Cohort, load_cohort
-from bjepa.model.evaluation.embedding_file import Embeddings, embed_scans, write_embeddings
+from bjepa.model.evaluation.confounds import design_matrix
+from bjepa.model.evaluation.fold import Method
 from bjepa.model.evaluation.metrics import LABELS, MAIN_METRIC
-from bjepa.model.evaluation.protocol import MethodResult, evaluate_method, table_rows
-from bjepa.model.evaluation.report import PROBE, findings, format_estimate, write_report
-from bjepa.model.evaluation.scan_data import ScanData, average_by_participant, load_scan_data
-from bjepa.model.evaluation.splits import Splits, make_splits, read_splits, write_splits
-from bjepa.model.run_folder import describe_software
+from bjepa.model.evaluation.protocol import MethodResult, can_adjust, evaluate_method
+from bjepa.model.evaluation.report import format_estimate
+from bjepa.model.evaluation.scan_data import ScanData
+from bjepa.model.evaluation.splits import Scheme, Split, Splits, make_splits, read_splits
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.files import sha256_of_file, write_json, write_text
-from bjepa.preproc.shards import ShardReader
-
-if TYPE_CHECKING:
-    from bjepa.model import JEPA
 
 log = logging.getLogger(__name__)
-PROBE_SUMMARY = "mean of the target encoder's tokens, frozen; ridge or logistic regression"
-PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "h5py")
+CONFOUNDS, ADJUSTED = "confounds", "-adjusted"  # the control; the end of the name of an adjusted result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What all methods of one evaluation share: the options of `probe` and `baselines`."""
+    """What all methods of one evaluation share."""
 
     participants: Path
     target: str
     task: str = "auto"
     group: str = "participant_id"
     n_splits: int = 5
-    seed: int = 0
-    splits: Path | None = None  # splits.tsv of an earlier evaluation, in place of n_splits and seed
+    seed: int = 0  # of the splits, the methods and the permutations
+    scheme: Scheme = "k-fold"
+    n_repeats: int = 1
+    leave_out: str | None = None  # column; with scheme "leave-out"
+    splits: Path | None = None  # splits.tsv of an earlier evaluation, in place of drawn ones
+    confounds: tuple[str, ...] = ()
+    n_permutations: int = 0
+    device: str = "cpu"
+    max_epochs: int | None = None  # of trained methods
 
 
-def run_embed(
-    model: JEPA, data: Path, output: Path, *, batch_size: int = 8, device: str | None = None
-) -> Embeddings:
-    """Embed every scan of a folder of shards and write the embedding file."""
-    if output.suffix not in (".h5", ".hdf5"):
-        raise InputError(f"--output must name an .h5 file, got {output}.", hint="For example embedding.h5.")
-    embeddings = embed_scans(model, ShardReader(data), batch_size=batch_size, device=device)
-    write_embeddings(output, embeddings)
-    log.info("wrote %s: %d scans, %d features", output, *embeddings.embedding.shape)
-    return embeddings
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that came out, and what it was made of."""
+
+    scans: ScanData
+    cohort: Cohort
+    splits: Splits
+    protocol: Protocol
+    results: list[MethodResult]
+    summaries: dict[str, str]  # a line on each method
+    not_adjusted: list[str]  # methods that confounds could not be regressed out of
+    confounds: NDArray[np.float64] | None = None  # (n_participants, C)
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # of each method, for what is drawn later
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
 
 
-def run_probe(
-    model: JEPA,
-    data: Path,
-    protocol: Protocol,
-    output: Path,
-    *,
-    methods: Sequence[str] = (),
-    batch_size: int = 8,
-    device: str | None = None,
-    command: Sequence[str] = (),
-) -> list[MethodResult]:
-    """Linear probe of the frozen embedding, and the baselines `methods` beside it under the same splits."""
-    started = time.perf_counter()
-    scans = load_scan_data(data)
-    if scans.reader is None:
-        raise InputError(
-            f"probe needs series; {data} holds connectivity only.",
-            hint="Give an output folder of bjepa-preprocess, or use baselines.",
-        )
-    cohort, splits = _prepare(scans, protocol)
-    check_methods(methods, cohort.task)
-    embeddings = embed_scans(model, scans.reader, batch_size=batch_size, device=device)
-    write_embeddings(output / "embedding.h5", embeddings)
-
-    features: dict[str, Callable[[ScanData], NDArray[np.float32]]] = {PROBE: lambda _: embeddings.embedding}
-    features |= {name: METHODS[name].features for name in methods}
-    results = _evaluate(features, scans, cohort, splits)
-    origin = {"model_sha256": embeddings.model_sha256, "n_frames": embeddings.n_frames}
-    _write(output, results, scans, cohort, splits, protocol, origin, command, started)
-    return results
-
-
-def run_baselines(
-    data: Path,
-    protocol: Protocol,
-    output: Path,
-    *,
-    methods: Sequence[str] | None = None,
-    command: Sequence[str] = (),
-) -> list[MethodResult]:
-    """Baselines under one set of splits; None takes all that suit the task and the data."""
-    started = time.perf_counter()
-    scans = load_scan_data(data)
-    cohort, splits = _prepare(scans, protocol)
-    names = methods_for(cohort.task, scans) if methods is None else list(methods)
-    check_methods(names, cohort.task)
-    results = _evaluate({name: METHODS[name].features for name in names}, scans, cohort, splits)
-    _write(output, results, scans, cohort, splits, protocol, {}, command, started)
-    return results
-
-
-def _prepare(scans: ScanData, protocol: Protocol) -> tuple[Cohort, Splits]:
+def prepare(scans: ScanData, protocol: Protocol) -> tuple[Cohort, Splits]:
+    """Who is evaluated, and the splits; the same for every command with the same options."""
+    columns = [*protocol.confounds, *([protocol.leave_out] if protocol.leave_out else [])]
     cohort = load_cohort(
         protocol.participants,
         target=protocol.target,
         with_scan=set(scans.participant_id),
         task=protocol.task,
         group=protocol.group,
+        columns=columns,
+        of_scans=scans.participant_values(),
     )
     if protocol.splits is not None:
         splits = read_splits(protocol.splits, cohort)
     else:
-        splits = make_splits(cohort, n_splits=protocol.n_splits, seed=protocol.seed)
-    log.info("%d participants, %d folds, splits %s", len(cohort.target), splits.n_splits, splits.sha256[:12])
+        splits = make_splits(
+            cohort,
+            n_splits=protocol.n_splits,
+            seed=protocol.seed,
+            scheme=protocol.scheme,
+            n_repeats=protocol.n_repeats,
+            leave_out=cohort.columns[protocol.leave_out] if protocol.leave_out else None,
+        )
+    log.info("%d participants, %s, splits %s", len(cohort.target), splits.description, splits.sha256[:12])
     return cohort, splits
 
 
-def _evaluate(
-    features: dict[str, Callable[[ScanData], NDArray[np.float32]]],
+def evaluate(
     scans: ScanData,
-    cohort: Cohort,
-    splits: Splits,
-) -> list[MethodResult]:
-    metric = MAIN_METRIC[cohort.task]
-    results = []
-    for name, of_scans in features.items():
-        averaged = average_by_participant(of_scans(scans), scans.participant_id, cohort.participant_id)
-        results.append(evaluate_method(name, averaged, cohort, splits))
-        log.info("%s: %s %s", name, LABELS[metric], format_estimate(results[-1].estimates[metric]))
-    return results
-
-
-def _write(
-    output: Path,
-    results: list[MethodResult],
-    scans: ScanData,
-    cohort: Cohort,
-    splits: Splits,
+    methods: Mapping[str, Method],
     protocol: Protocol,
-    origin: dict[str, Any],
-    command: Sequence[str],
-    started: float,
-) -> None:
-    for name, rows in table_rows(results, cohort, splits).items():
-        write_text(output / f"{name}.tsv", _as_tsv(rows))
-    write_splits(output / "splits.tsv", splits, cohort)
-    for finding in findings(results, cohort, splits):
-        log.log(logging.WARNING if finding.warning else logging.INFO, finding.text)
+    *,
+    prepared: tuple[Cohort, Splits] | None = None,
+) -> Evaluation:
+    """Run all methods under one protocol; with confounds, each once more adjusted, and the confounds alone.
 
-    summaries = {PROBE: PROBE_SUMMARY} | {name: method.summary for name, method in METHODS.items()}
-    seed = None if protocol.splits is not None else protocol.seed  # read splits were not drawn with it
-    facts = {
-        "data": str(scans.source),
-        "participants": str(protocol.participants),
-        "grouped by": protocol.group,
-        "seed of the splits": "read from a file" if seed is None else str(seed),
-        "hash of the splits": splits.sha256,
-    }
-    facts |= {name.replace("_", " "): str(value) for name, value in origin.items()}
-    write_report(output / "report.html", results, cohort, splits, summaries=summaries, facts=facts)
-    write_json(
-        output / "run.json",
-        {
-            "bjepa_version": bjepa.__version__,
-            **describe_software(PACKAGES),
-            "command": list(command),
-            "data": {"path": str(scans.source), "sha256": scans.sha256, "atlas_sha256": scans.atlas_sha256},
-            "participants": {
-                "path": str(protocol.participants),
-                "sha256": sha256_of_file(protocol.participants),
-                "n": len(cohort.participant_id),
-            },
-            "model": origin or None,
-            "target": cohort.target_name,
-            "task": cohort.task,
-            "classes": cohort.classes,
-            "group": protocol.group,
-            "seed": seed,
-            "n_splits": splits.n_splits,
-            "splits_sha256": splits.sha256,
-            "interval": "95 %, corrected resampled t (Nadeau & Bengio 2003) over splits",
-            "methods": {
-                r.name: {"n_features": r.n_features, "penalty_per_feature": r.penalties} for r in results
-            },
-            "wall_time_s": round(time.perf_counter() - started, 3),
-            "platform": sys.platform,
-        },
+    Raises InputError where cohort, splits or confounds are refused, or a method's inputs are not there.
+    """
+    started = time.perf_counter()
+    cohort, splits = prepared or prepare(scans, protocol)
+    design = design_matrix(cohort, protocol.confounds) if protocol.confounds else None
+    if design is not None:
+        methods = {**methods, CONFOUNDS: _confounds_alone(design, cohort)}
+    results: list[MethodResult] = []
+    not_adjusted = []
+    summaries = {name: method.summary for name, method in methods.items()}
+    all_inputs: dict[str, Any] = {}
+    cache: dict[Any, Any] = {}  # methods that read the same share it
+    for name, method in methods.items():
+        if method.inputs not in cache:
+            cache[method.inputs] = method.inputs(scans, cohort.participant_id)
+        inputs = all_inputs[name] = cache[method.inputs]
+        result = _run(name, method, inputs, cohort, splits, protocol)
+        results.append(result)
+        if design is None or name == CONFOUNDS:
+            continue
+        if can_adjust(inputs, cohort):
+            results.append(_run(name + ADJUSTED, method, inputs, cohort, splits, protocol, design))
+            summaries[name + ADJUSTED] = f"{name}, after the confounds were regressed out in each fold"
+        else:
+            not_adjusted.append(name)
+            log.warning("%s reads series: confounds of a class cannot be regressed out of them.", name)
+    return Evaluation(
+        scans=scans,
+        cohort=cohort,
+        splits=splits,
+        protocol=protocol,
+        results=results,
+        summaries=summaries,
+        not_adjusted=not_adjusted,
+        confounds=design,
+        inputs=all_inputs,
+        methods=methods,
+        started=started,
     )
 
 
-def _as_tsv(rows: Sequence[Sequence[Any]]) -> str:
-    return "\n".join("\t".join(_cell(value) for value in row) for row in rows) + "\n"
+def _run(
+    name: str,
+    method: Method,
+    inputs: Any,
+    cohort: Cohort,
+    splits: Splits,
+    protocol: Protocol,
+    confounds: NDArray[np.float64] | None = None,
+) -> MethodResult:
+    result = evaluate_method(
+        name,
+        method,
+        inputs,
+        cohort,
+        splits,
+        seed=protocol.seed,
+        device=protocol.device,
+        max_epochs=protocol.max_epochs,
+        confounds=confounds,
+        each=lambda some: _progress(some, name if method.trains_network else None),
+    )
+    metric = MAIN_METRIC[cohort.task]
+    log.info("%s: %s %s", name, LABELS[metric], format_estimate(result.estimates[metric]))
+    return result
 
 
-def _cell(value: Any) -> str:
-    """Six significant digits, so that rounding in the last bits of a sum does not show; NaN is n/a (BIDS)."""
-    if isinstance(value, float | np.floating):
-        return f"{value:.6g}" if math.isfinite(value) else "n/a"
-    return str(value)
+def _progress(splits: Splits, name: str | None) -> Iterator[Split]:
+    """The splits, with a bar where each takes a while and a terminal shows it."""
+    from tqdm import tqdm
+
+    off = True if name is None else None  # None: off where there is no terminal
+    return iter(tqdm(splits, desc=name, unit="split", total=splits.n_splits, disable=off))
+
+
+def _confounds_alone(design: NDArray[np.float64], cohort: Cohort) -> Method:
+    """The control: what the confounds themselves predict, by the linear readout."""
+    row_of = {participant: row for row, participant in enumerate(cohort.participant_id)}
+
+    def inputs(_: ScanData, participants: Sequence[str]) -> NDArray[np.float32]:
+        return design[[row_of[p] for p in participants]].astype(np.float32)
+
+    return Method(
+        summary="control: the confounds alone; ridge or logistic regression",
+        inputs=inputs,
+        fit_predict=fit_linear,
+    )
+
+
+def baseline_methods(names: Sequence[str], scans: ScanData) -> dict[str, Method]:
+    """Methods by name, refused where they need series and there are none (InputError)."""
+    for name in names:
+        if METHODS[name].needs_series and scans.reader is None:
+            raise InputError(
+                f"{name} needs series; {scans.source} holds connectivity only.",
+                hint=f"Give an output folder of bjepa-preprocess, or leave {name} out of --methods.",
+            )
+    return {name: METHODS[name] for name in names}

@@ -8,7 +8,7 @@ import numpy as np
 from bjepa.model.evaluation.cohort import Cohort
 from bjepa.model.evaluation.intervals import Estimate
 from bjepa.model.evaluation.metrics import CHANCE, LABELS, MAIN_METRIC, METRICS
-from bjepa.model.evaluation.protocol import MethodResult, difference
+from bjepa.model.evaluation.protocol import MethodResult, difference, pooled
 from bjepa.model.evaluation.splits import Splits
 from bjepa.preproc.html import figure_uri, write_page
 
@@ -152,7 +152,7 @@ def _draw_scatter(axes: Any, result: MethodResult, cohort: Cohort) -> None:
     low, high = float(cohort.target.min()), float(cohort.target.max())
     axes.plot([low, high], [low, high], color="0.6", lw=1, ls="--", label="equal")
     axes.axhline(float(cohort.target.mean()), color="0.8", lw=1, label="mean of all")
-    axes.scatter(cohort.target, result.prediction, s=18, alpha=0.7, color="#1f5fa8", lw=0)
+    axes.scatter(*pooled(result), s=18, alpha=0.7, color="#1f5fa8", lw=0)
     axes.set_xlabel(f"{cohort.target_name}, true")
     axes.set_ylabel(f"{cohort.target_name}, predicted out of fold")
     axes.legend(frameon=False, fontsize=8)
@@ -164,7 +164,8 @@ def _draw_roc(axes: Any, result: MethodResult, cohort: Cohort) -> None:
     axes.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--", label="chance")
     shown = [1] if len(cohort.classes) == 2 else range(len(cohort.classes))
     for number in shown:
-        false, true, _ = roc_curve(cohort.target == number, result.prediction[:, number])
+        target, prediction = pooled(result)
+        false, true, _ = roc_curve(target == number, prediction[:, number])
         axes.step(false, true, where="post", lw=1.8, label=cohort.classes[number])
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")

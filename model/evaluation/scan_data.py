@@ -8,17 +8,21 @@ A participant may have several rows: they are scans.
 """
 
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sha256_of_file, sha256_of_json
 from bjepa.preproc.participants import bare_id
 from bjepa.preproc.shards import ShardReader
+
+OF_SCANS = ("fd_mean", "tsnr_median", "t_r", "n_frames")  # columns of scans.tsv that may be confounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,28 @@ class ScanData:
     def atlas_sha256(self) -> str | None:
         """Hash of the atlas; connectomes do not say theirs."""
         return None if self.reader is None else self.reader.atlas_sha256
+
+    def participant_values(self) -> dict[str, dict[str, str]]:
+        """What scans.tsv beside the shards tells of each participant: OF_SCANS, means over its scans.
+
+        A mean over scans of which one has no value is n/a. Empty where there is no such table.
+        """
+        if self.reader is None:
+            return {}
+        path = self.reader.paths[0].parent.parent / "scans.tsv"
+        if not path.is_file():
+            return {}
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        if "participant_id" not in table:
+            return {}
+        owner = [bare_id(p) for p in table["participant_id"]]
+        found: dict[str, dict[str, str]] = {}
+        for column in OF_SCANS:
+            if column in table:
+                numbers = pd.to_numeric(table[column], errors="coerce")
+                means = numbers.groupby(owner).apply(lambda of_one: of_one.mean(skipna=False))
+                found[column] = {str(p): "n/a" if np.isnan(m) else f"{m:.9g}" for p, m in means.items()}
+        return found
 
 
 def load_scan_data(path: Path) -> ScanData:
@@ -61,8 +87,19 @@ def load_scan_data(path: Path) -> ScanData:
     )
 
 
+def participant_features(
+    of_scans: Callable[[ScanData], NDArray[np.floating[Any]]],
+) -> Callable[[ScanData, Sequence[str]], NDArray[np.float32]]:
+    """The inputs of a method: features of scans (n_scans, D), averaged to (n_participants, D) float32."""
+
+    def inputs(data: ScanData, participants: Sequence[str]) -> NDArray[np.float32]:
+        return average_by_participant(of_scans(data), data.participant_id, participants)
+
+    return inputs
+
+
 def average_by_participant(
-    features: NDArray[np.floating[Any]], participant_id: list[str], wanted: list[str]
+    features: NDArray[np.floating[Any]], participant_id: Sequence[str], wanted: Sequence[str]
 ) -> NDArray[np.float32]:
     """Mean of the scans' features (n_scans, D) for each wanted participant: (n_participants, D) float32.
 

@@ -16,15 +16,16 @@ from sklearn.preprocessing import StandardScaler
 
 from bjepa.model.baselines import linear
 from bjepa.model.baselines.connectivity import fc_edges
-from bjepa.model.baselines.linear import PENALTIES, linear_readout
+from bjepa.model.baselines.linear import PENALTIES, fit_linear, linear_readout
 from bjepa.model.baselines.static_mean import static_means
 from bjepa.model.evaluation.cohort import Cohort, Task
+from bjepa.model.evaluation.fold import Method
 from bjepa.model.evaluation.intervals import corrected_resampled_t
 from bjepa.model.evaluation.metrics import METRICS, score
-from bjepa.model.evaluation.protocol import difference, evaluate_method
+from bjepa.model.evaluation.protocol import MethodResult, difference, evaluate_method
 from bjepa.model.evaluation.report import findings
 from bjepa.model.evaluation.scan_data import average_by_participant, load_scan_data
-from bjepa.model.evaluation.splits import make_splits
+from bjepa.model.evaluation.splits import Splits, make_splits
 from bjepa.preproc.errors import InputError
 
 N, D, N_TEST = 47, 83, 9  # wide: more features than participants
@@ -42,6 +43,11 @@ def cohort_with(target: NDArray[Any], classes: tuple[str, ...] = ()) -> Cohort:
         classes=list(classes),
         target_name="age",
     )
+
+
+def evaluate_features(name: str, x: NDArray[np.float32], cohort: Cohort, splits: Splits) -> MethodResult:
+    method = Method(summary="", inputs=lambda data, participants: x, fit_predict=fit_linear)
+    return evaluate_method(name, method, x, cohort, splits)
 
 
 def wide(task: Task, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -119,10 +125,10 @@ def test_law_test_participants_teach_nothing() -> None:
     spoilt_x, spoilt_y = x.copy(), y.copy()
     spoilt_x[first.test[1:]] *= 1e4  # a scaler fitted on all would shrink everyone
     spoilt_y[first.test] -= 1e6
-    found = evaluate_method("a", x, cohort, splits).prediction
-    spoilt = evaluate_method("a", spoilt_x, cohort_with(spoilt_y), splits).prediction
-    assert found[first.test[0]] == spoilt[first.test[0]]
-    assert not np.isclose(found[first.train[0]], spoilt[first.train[0]])  # there they do train
+    found = evaluate_features("a", x, cohort, splits).prediction
+    spoilt = evaluate_features("a", spoilt_x, cohort_with(spoilt_y), splits).prediction
+    assert found[0][0] == spoilt[0][0]
+    assert not np.isclose(found[1][0], spoilt[1][0])  # there they do train
 
 
 def test_planted_effect_is_found_and_a_shuffled_one_is_not() -> None:
@@ -130,10 +136,10 @@ def test_planted_effect_is_found_and_a_shuffled_one_is_not() -> None:
     x = rng.normal(size=(90, 20)).astype(np.float32)
     y = x[:, 0] + 0.5 * rng.normal(size=90)
     cohort = cohort_with(y)
-    found = evaluate_method("a", x, cohort, make_splits(cohort))
+    found = evaluate_features("a", x, cohort, make_splits(cohort))
     assert found.estimates["r2"].low > 0.3 and found.estimates["r"].mean > 0.8
     shuffled = cohort_with(rng.permutation(y))
-    null = evaluate_method("a", x, shuffled, make_splits(shuffled))
+    null = evaluate_features("a", x, shuffled, make_splits(shuffled))
     assert null.estimates["r2"].low <= 0 and null.estimates["r2"].mean < 0.1
 
 
@@ -142,9 +148,9 @@ def test_classification_finds_three_classes() -> None:
     y = rng.integers(0, 3, size=80)
     x = (rng.normal(size=(80, 11)) + 2 * np.eye(11)[y]).astype(np.float32)
     cohort = cohort_with(y, ("a", "b", "c"))
-    found = evaluate_method("a", x, cohort, make_splits(cohort))
-    assert found.prediction.shape == (80, 3) and found.estimates["auc"].low > 0.7
-    assert_allclose(found.prediction.sum(axis=1), 1)
+    found = evaluate_features("a", x, cohort, make_splits(cohort))
+    assert np.concatenate(found.prediction).shape == (80, 3) and found.estimates["auc"].low > 0.7
+    assert_allclose(np.concatenate(found.prediction).sum(axis=1), 1)
 
 
 def test_metrics_are_named_right() -> None:
@@ -271,7 +277,7 @@ def test_report_says_what_the_embedding_is_worth() -> None:
     noise = rng.normal(size=(120, 9)).astype(np.float32)
 
     def say(**features: NDArray[np.float32]) -> str:
-        results = [evaluate_method(n.replace("_", "-"), x, cohort, splits) for n, x in features.items()]
+        results = [evaluate_features(n.replace("_", "-"), x, cohort, splits) for n, x in features.items()]
         return "\n".join(f.text for f in findings(results, cohort, splits))
 
     assert "worse than fc-ridge" in say(probe=noise, fc_ridge=good)
@@ -280,7 +286,7 @@ def test_report_says_what_the_embedding_is_worth() -> None:
     equal = say(probe=good, static_mean=good + 1e-3 * noise)
     assert "only equals static-mean" in equal and "control static-mean predicts age" in equal
     assert "No baseline was run" in say(probe=good)
-    probe, other = (evaluate_method("a", x, cohort, splits) for x in (good, noise))
+    probe, other = (evaluate_features("a", x, cohort, splits) for x in (good, noise))
     gap = difference(probe, other, "r2", splits)
     assert_allclose(gap.mean, probe.estimates["r2"].mean - other.estimates["r2"].mean)
 

@@ -111,7 +111,7 @@ def test_folds_are_stratified(table: Path) -> None:
     ages = cohort_of(table, "age")
     splits = make_splits(ages, n_splits=5, seed=2)
     oldest = np.argsort(ages.target)[-14:]  # two of the seven quantile bins
-    assert max(np.bincount(splits.fold[oldest])) <= 4
+    assert max(np.bincount(splits.fold[0, oldest])) <= 4
 
 
 def test_seed_and_order(table: Path) -> None:
@@ -143,7 +143,7 @@ def test_written_splits_are_read_again(table: Path, tmp_path: Path) -> None:
     assert again.sha256 == splits.sha256 and again.n_splits == 4
     fewer = load_cohort(table, target="age", with_scan=ids(33))
     kept = [p in fewer.participant_id for p in cohort.participant_id]
-    assert_array_equal(read_splits(path, fewer).fold, splits.fold[kept])
+    assert_array_equal(read_splits(path, fewer).fold, splits.fold[:, kept])
 
     with pytest.raises(InputError, match=r"no fold for 1 participants: 05"):
         read_splits(path, cohort_of(table, "sex"))
