@@ -155,3 +155,71 @@ def test_written_splits_are_read_again(table: Path, tmp_path: Path) -> None:
     path.write_text("participant_id\tage\n01\t3\n")
     with pytest.raises(InputError, match=r"is not a table of splits"):
         read_splits(path, cohort)
+
+
+def test_law_holdout_draws_new_folds_each_time_60_20_20(table: Path) -> None:
+    cohort = cohort_of(table, "sex", group="family")
+    splits = make_splits(cohort, scheme="holdout", n_splits=6, seed=4)
+    ages = make_splits(cohort_of(table), scheme="holdout", n_splits=6, seed=4)
+    assert len({tuple(s.test) for s in ages}) == splits.n_splits == 6
+    groups = np.array(cohort.group)
+    for split in splits:
+        shares = [len(part) / 37 for part in (split.train, split.val, split.test)]
+        assert np.allclose(shares, [0.6, 0.2, 0.2], atol=0.06)
+        assert not set(groups[split.test]) & set(groups[split.development])
+    single = make_splits(cohort, scheme="holdout", n_splits=2, seed=5)  # seeds 5 and 6, as the second above
+    assert_array_equal(next(iter(single)).test, list(splits)[1].test)
+    with pytest.raises(InputError, match=r"2 or more with --scheme holdout, got 1"):
+        make_splits(cohort, scheme="holdout", n_splits=1)
+
+
+def test_law_repeated_folds_test_everyone_once_a_repeat(table: Path) -> None:
+    cohort = cohort_of(table)
+    splits = make_splits(cohort, n_splits=4, n_repeats=3, seed=1)
+    every = list(splits)
+    assert len(every) == 12
+    for repeat in range(3):
+        tested = np.concatenate([s.test for s in every[4 * repeat : 4 * repeat + 4]])
+        assert_array_equal(np.sort(tested), np.arange(36))
+    once = make_splits(cohort, n_splits=4, seed=2)  # the second repeat
+    assert_array_equal(once.fold, splits.fold[4:8])
+
+
+def test_law_a_site_is_left_out_whole(table: Path, tmp_path: Path) -> None:
+    rows = table.read_text().splitlines()
+    sites = ["north", "south", "west"]
+    lines = [rows[0] + "\tsite", *(f"{row}\t{sites[i % 3]}" for i, row in enumerate(rows[1:]))]
+    path = write_table(tmp_path / "sites.tsv", [tuple(line.split("\t")) for line in lines])
+    cohort = load_cohort(path, target="age", with_scan=ids(), columns=["site"])
+    splits = make_splits(cohort, scheme="leave-out", leave_out=cohort.columns["site"], seed=2)
+    assert splits.n_splits == 3 and "3 left out at a time (north, south, west)" in splits.description
+    site = np.array(cohort.columns["site"])
+    for split, name in zip(splits, sites, strict=True):
+        assert set(site[split.test]) == {name} and name not in set(site[split.development])
+        assert len(split.val) and len(split.train) > len(split.val)
+    write_splits(tmp_path / "splits.tsv", splits, cohort)
+    assert read_splits(tmp_path / "splits.tsv", cohort).sha256 == splits.sha256
+    families = load_cohort(path, target="age", with_scan=ids(), group="family", columns=["score"])
+    with pytest.raises(InputError, match=r"The group 'f\d+' has several values of --leave-out"):
+        make_splits(families, scheme="leave-out", leave_out=families.columns["score"])
+    with pytest.raises(InputError, match=r"--leave-out needs two values"):
+        make_splits(cohort, scheme="leave-out", leave_out=["x"] * 36)
+
+
+def test_a_site_with_one_class_cannot_be_scored(table: Path) -> None:
+    cohort = cohort_of(table, "sex")
+    site = ["a" if t == 0 and i < 15 else "bc"[i % 2] for i, t in enumerate(cohort.target)]
+    with pytest.raises(InputError, match=r"'a' holds 1 different values of 'sex'"):
+        make_splits(cohort, scheme="leave-out", leave_out=site)
+
+
+def test_columns_must_be_filled_in_and_may_come_from_the_scans(
+    table: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    motion = {"fd_mean": {f"{i:02d}": "n/a" if i == 9 else f"0.{i}" for i in range(36)}}
+    cohort = load_cohort(table, target="sex", with_scan=ids(), columns=["age", "fd_mean"], of_scans=motion)
+    assert "05" not in cohort.participant_id and "09" not in cohort.participant_id
+    assert cohort.columns["fd_mean"][1] == "0.1" and len(cohort.columns["age"]) == 34
+    assert "no value of 'fd_mean': 09, 36" in caplog.text and "no value of 'age': 05" in caplog.text
+    with pytest.raises(InputError, match=r"has no column 'fd_mean'"):
+        load_cohort(table, target="sex", with_scan=ids(), columns=["fd_mean"])
