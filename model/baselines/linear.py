@@ -1,20 +1,16 @@
 """The linear readout of every method: standardise, then ridge or logistic regression with an L2 penalty.
 
-Order of operations, everything fitted on the participants that train and on nobody else:
-  1. unknown values (NaN) become the feature's mean, then each feature gets mean 0 and variance 1
-  2. rotation onto the principal axes, all kept: with an L2 penalty the solution lies in the span of the
-     training rows, so nothing is lost, and 100,000 edges become as many columns as there are participants
-  3. ridge (regression) or logistic regression (classification)
-The penalty is chosen from PENALTIES by cross-validation over folds inside the development part, on mean
-squared error or log loss: the strongest one whose loss is within half a standard error (over folds) of the
-lowest. The model is then fitted to the whole development part. A full standard error (Breiman et al. 1984,
-"Classification and Regression Trees", section 3.4) is too careful here: on 104 connectomes, 8 seeds, mean R²
-of age is 0.452 with none, 0.451 with half and 0.420 with one; mean AUC of adult or child 0.942, 0.945, 0.946.
+    fit_linear   ridge (regression), logistic regression (classification)
+    fit_ridge    ridge in both tasks: in classification least squares on the classes coded -1 and 1 (one
+                 output for two classes, else one a class), made into probabilities by `link.py`
+What is prepared: prepared.py. How the penalty is chosen, on mean squared error or log loss: two_steps.py.
 
 Penalties are given per feature, that is in units of the mean squared length of a standardised row, so that
 one grid serves 32 embedding features and 100,000 edges alike. scikit-learn's alpha is penalty * D, its C the
 inverse of that.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,26 +18,96 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.model.baselines.logistic import fit_logistic, probabilities
+from bjepa.model.baselines.prepared import Part, standardised
+from bjepa.model.baselines.two_steps import Solver, TwoSteps
 from bjepa.model.evaluation.cohort import Task
-from bjepa.model.evaluation.fold import Fold, Prediction
+from bjepa.model.evaluation.fold import Fold
 
+Array = NDArray[np.float64]
 PENALTIES = np.logspace(3, -3, 13)  # from the strongest to the weakest
-TOLERANCE = 0.5  # standard errors
+PENALTY = "penalty_per_feature"
+
+
+def ridge_regression(part: Part, target: NDArray[Any], strengths: Array, n_classes: int) -> Array:
+    """Predictions (S, P, m, 1) of targets (P, n) by ridge regression with each penalty."""
+    return _least_squares(part, target.astype(np.float64)[:, :, None], strengths)
+
+
+def ridge_on_classes(part: Part, target: NDArray[Any], strengths: Array, n_classes: int) -> Array:
+    """Decision values (S, P, m, O) of classes (P, n): ridge regression on classes coded -1 and 1."""
+    return _least_squares(part, coded(target, n_classes), strengths)
+
+
+def _least_squares(part: Part, y: Array, strengths: Array) -> Array:
+    """y (P, n, O) by ridge regression: on principal axes a division for each."""
+    n_targets, n, n_outputs = y.shape
+    mean = y.mean(axis=1, keepdims=True)  # (P, 1, O)
+    flat = (y - mean).transpose(1, 0, 2).reshape(n, -1)  # (n, P * O)
+    covariance = part.train.T @ flat  # (k, P * O)
+    out = np.empty((len(strengths), n_targets, len(part.test), n_outputs))
+    for s, penalty in enumerate(strengths):
+        coefficient = covariance / (part.squared + penalty * part.scale)[:, None]
+        values = part.test @ coefficient  # (m, P * O)
+        out[s] = values.reshape(-1, n_targets, n_outputs).transpose(1, 0, 2) + mean
+    return out
+
+
+def logistic_regression(part: Part, target: NDArray[Any], strengths: Array, n_classes: int) -> Array:
+    """Probabilities (S, P, m, C) of classes (P, n) by logistic regression with each penalty."""
+    n_targets, n_strengths = len(target), len(strengths)
+    weight, offset = fit_logistic(
+        part, np.tile(target, (n_strengths, 1)), np.repeat(strengths * part.scale, n_targets), n_classes
+    )
+    logits = (part.test @ weight.reshape(len(weight), -1)).reshape(-1, *offset.shape) + offset  # (m, SP, O)
+    p = probabilities(logits)
+    if n_classes == 2:
+        p = np.concatenate([1 - p, p], axis=2)
+    return p.transpose(1, 0, 2).reshape(n_strengths, n_targets, len(part.test), n_classes)
+
+
+def coded(target: NDArray[Any], n_classes: int) -> Array:
+    """Classes (P, n) as -1 and 1, (P, n, O): one output for two classes, else one a class."""
+    positive = np.arange(n_classes) if n_classes > 2 else np.array([1])
+    return np.where(target[:, :, None] == positive, 1.0, -1.0)
+
+
+def squared_error(out: Array, target: NDArray[Any]) -> Array:
+    """Mean squared error (S, P) of predictions (S, P, m, 1)."""
+    error: Array = ((out[..., 0] - target) ** 2).mean(axis=2)
+    return error
+
+
+def squared_error_of_classes(out: Array, target: NDArray[Any]) -> Array:
+    """Mean squared error (S, P) of decision values (S, P, m, O)."""
+    n_classes = out.shape[3] if out.shape[3] > 1 else 2
+    error: Array = ((out - coded(target, n_classes)) ** 2).mean(axis=(2, 3))
+    return error
+
+
+def log_loss(out: Array, target: NDArray[Any]) -> Array:
+    """Mean log loss (S, P) of probabilities (S, P, m, C)."""
+    own = np.take_along_axis(out, np.broadcast_to(target, out.shape[:3])[..., None], axis=3)[..., 0]
+    loss: Array = -np.log(np.maximum(own, np.finfo(np.float64).eps)).mean(axis=2)
+    return loss
+
+
+RIDGE = Solver(fit=ridge_regression, loss=squared_error, strengths=PENALTIES, strength=PENALTY)
+RIDGE_CLASSES = Solver(
+    fit=ridge_on_classes, loss=squared_error_of_classes, strengths=PENALTIES, strength=PENALTY, linked=True
+)
+LOGISTIC = Solver(fit=logistic_regression, loss=log_loss, strengths=PENALTIES, strength=PENALTY)
+
+fit_linear = TwoSteps(prepare=standardised, solver={"regression": RIDGE, "classification": LOGISTIC})
+fit_ridge = TwoSteps(prepare=standardised, solver={"regression": RIDGE, "classification": RIDGE_CLASSES})
 
 
 @dataclass(frozen=True)
 class Readout:
     """Predictions for the test part: values (n_test,), or probabilities (n_test, n_classes)."""
 
-    prediction: NDArray[np.float64]
+    prediction: Array
     penalty: float
-
-
-def fit_linear(fold: Fold) -> Prediction:
-    """Ridge or logistic regression on features (n, D): the `fit_predict` of a method."""
-    found = linear_readout(fold.inputs, fold.target, fold.inner_fold, fold.test_inputs, task=fold.task)
-    settings = {"penalty_per_feature": found.penalty, "n_features": int(fold.inputs.shape[1])}
-    return Prediction(found.prediction, settings)
 
 
 def linear_readout(
@@ -54,64 +120,20 @@ def linear_readout(
 ) -> Readout:
     """Choose the penalty inside the development part, fit to all of it, predict the test part.
 
-    Shapes: features (n, D), target (n,), inner_fold (n,) the validation fold of each participant,
-    test_features (n_test, D).
+    Shapes: features (n, D), target (n,) values, or class numbers from 0 on, inner_fold (n,) the validation
+    fold of each participant, test_features (n_test, D).
     """
-    folds = np.unique(inner_fold)
-    losses = np.zeros((len(folds), len(PENALTIES)))
-    for i, fold in enumerate(folds):
-        held_out = inner_fold == fold
-        predictions = _predict_all(
-            features[~held_out], target[~held_out], features[held_out], PENALTIES, task=task
+    classes = [str(c) for c in range(int(target.max()) + 1)] if task == "classification" else []
+    found = fit_linear(
+        Fold(
+            task=task,
+            classes=classes,
+            inputs=features,
+            target=target,
+            inner_fold=inner_fold,
+            is_val=inner_fold == inner_fold[0],
+            test_inputs=test_features,
+            seed=0,
         )
-        losses[i] = [_loss(target[held_out], p, task) for p in predictions]
-    penalty = _strongest_of_the_good(losses)
-    (prediction,) = _predict_all(features, target, test_features, np.array([penalty]), task=task)
-    return Readout(prediction, penalty)
-
-
-def _strongest_of_the_good(losses: NDArray[np.float64]) -> float:
-    """The penalty, from losses (n_folds, n_penalties); folds count alike, they hardly differ in size."""
-    mean = losses.mean(axis=0)
-    error = losses.std(axis=0, ddof=1) / np.sqrt(len(losses))
-    best = mean.argmin()
-    return float(PENALTIES[np.flatnonzero(mean <= mean[best] + TOLERANCE * error[best])[0]])
-
-
-def _predict_all(
-    features: NDArray[np.float32],
-    target: NDArray[Any],
-    test_features: NDArray[np.float32],
-    penalties: NDArray[np.float64],
-    *,
-    task: Task,
-) -> list[NDArray[np.float64]]:
-    """Predictions for the same test rows by one model per penalty; the rotation is computed once."""
-    from sklearn.decomposition import PCA
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    prepare = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), PCA(svd_solver="full"))
-    rotated = prepare.fit_transform(features.astype(np.float64))  # (n, min(n, D))
-    test_rotated = prepare.transform(test_features.astype(np.float64))
-    predictions = []
-    for penalty in penalties:
-        alpha = penalty * features.shape[1]
-        if task == "regression":
-            fitted = Ridge(alpha=alpha).fit(rotated, target)
-            predictions.append(fitted.predict(test_rotated))
-        else:
-            # newton-cg: 10 times quicker than lbfgs on these few, orthogonal columns
-            fitted = LogisticRegression(C=1 / alpha, solver="newton-cg", tol=1e-6).fit(rotated, target)
-            predictions.append(fitted.predict_proba(test_rotated))
-    return predictions
-
-
-def _loss(target: NDArray[Any], prediction: NDArray[np.float64], task: Task) -> float:
-    from sklearn.metrics import log_loss, mean_squared_error
-
-    if task == "regression":
-        return float(mean_squared_error(target, prediction))
-    return float(log_loss(target, prediction, labels=np.arange(prediction.shape[1])))
+    )
+    return Readout(found.values, found.settings[PENALTY])

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bjepa.model.baselines import linear
+from bjepa.model.baselines import two_steps
 from bjepa.model.baselines.connectivity import fc_edges
 from bjepa.model.baselines.linear import PENALTIES, fit_linear, linear_readout
 from bjepa.model.baselines.static_mean import static_means
@@ -292,4 +292,4 @@ def test_report_says_what_the_embedding_is_worth() -> None:
 
 
 def test_penalties_are_those_documented() -> None:
-    assert PENALTIES[0] == 1e3 and PENALTIES[-1] == 1e-3 and linear.TOLERANCE == 0.5
+    assert PENALTIES[0] == 1e3 and PENALTIES[-1] == 1e-3 and two_steps.TOLERANCE == 0.5
