@@ -134,7 +134,9 @@ def fit_network(
                 _check_and_clip(optimizer, loss, settings.clip_grad, epoch, number)
                 optimizer.step()
                 total += loss * n_samples
-            predicted = _predict(network, val, task, mean, std, device, settings.precision, 64)
+            predicted = _predict(
+                network, val, task, mean, std, device, settings.precision, settings.batch_size
+            )
             val_loss = _validation_loss(predicted, val.target, task, std)
             rate = settings.lr * factor
             history.append(
