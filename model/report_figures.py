@@ -1,59 +1,25 @@
-"""The curves of a run's page, as SVG inside it: their colours are names of the page, for light and for dark.
+"""The curves of a run's page, as SVG inside it (`page_figures.py`).
 
 A curve has at most MAX_POINTS points: of a long run each is the mean of some updates, of grad_norm the
 largest, so that no jump is hidden. Shaded is where a monitor is a worry (model/collapse.py).
 """
 
-import io
 import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bjepa.gradients.figures.style import agg, legend_above, tidy
+from bjepa.gradients.figures.style import legend_above
 from bjepa.model.collapse import LEAST_SCAN_SHARE, LEAST_STD, MOST_DEAD, least_rank
 from bjepa.model.masking import KINDS
+from bjepa.model.page_figures import CURVES, INK, SHADE, panels
 
 Rows = Sequence[dict[str, Any]]
 MAX_POINTS = 2000
 MANY_EPOCHS = 40  # more have no dots
 R2, LOWEST_R2 = "prediction_r2_over_position", -1.0  # drawn no lower: the first epochs may be at -20
 SPIKES = ("grad_norm",)  # whose largest is shown
-# What is drawn in these is replaced by a colour of the page
-INK, MUTED, LINE, SHADE = "#000001", "#000002", "#000003", "#000004"
-CURVES = ("#000005", "#000006", "#000007")
-PAGE_COLOURS = {
-    INK: "--text",
-    MUTED: "--muted",
-    LINE: "--line",
-    SHADE: "--shade",
-    **{colour: f"--curve-{number}" for number, colour in enumerate(CURVES, 1)},
-}
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "bjepa",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": LINE,
-    "axes.titlesize": 9.5,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "lines.linewidth": 1.4,
-    "path.simplify": True,
-}
 
 
 def thinned(rows: Rows, x: str, y: str) -> tuple[list[float], list[float]]:
@@ -72,7 +38,7 @@ def thinned(rows: Rows, x: str, y: str) -> tuple[list[float], list[float]]:
 
 def loss_figure(steps: Rows, epochs: Rows) -> str:
     """Loss over updates: in all, within each kind, and the mean of each epoch."""
-    with _panels(1, height=2.9) as ((axis,), done):
+    with panels(1, height=2.9) as ((axis,), done):
         for kind, colour in zip(KINDS, CURVES, strict=True):
             _curve(axis, steps, "step", f"loss_{kind}", label=kind.replace("_", " "), color=colour, lw=0.9)
         _curve(axis, steps, "step", "loss", label="all (what is minimised)", color=INK, lw=1.2)
@@ -87,7 +53,7 @@ def loss_figure(steps: Rows, epochs: Rows) -> str:
 
 def monitor_figure(epochs: Rows, *, n_features: int) -> str:
     """Six panels over epochs, worries shaded."""
-    with _panels(3, n_rows=2, height=4.8) as (axes, done):
+    with panels(3, n_rows=2, height=4.8) as (axes, done):
         share, r2, rank, std, dead, alike = axes
         _epochs(share, epochs, "target_scan_share", title="share between scans")
         _epochs(r2, [_floored(row) for row in epochs], R2, title="R² over position")
@@ -119,7 +85,7 @@ def schedule_figure(steps: Rows) -> str:
         "ema": "EMA: old target kept",
         "grad_norm": "norm of the gradient",
     }
-    with _panels(4, height=2.2) as (axes, done):
+    with panels(4, height=2.2) as (axes, done):
         for axis, (name, title) in zip(axes, titles.items(), strict=True):
             _curve(axis, steps, "step", name, color=CURVES[0])
             axis.set(xlabel="update", title=title)
@@ -129,7 +95,7 @@ def schedule_figure(steps: Rows) -> str:
 
 def mask_figure(epochs: Rows) -> str:
     """Tokens of a scan's mask, and the kinds of its targets, over epochs."""
-    with _panels(2, height=2.3) as ((tokens, kinds), done):
+    with panels(2, height=2.3) as ((tokens, kinds), done):
         pair = {"context_tokens": "context", "target_tokens": "targets"}
         _epochs(tokens, epochs, *pair, labels=pair, title="tokens of a scan, mean")
         tokens.set_ylim(0, None)
@@ -143,7 +109,7 @@ def speed_figure(steps: Rows, epochs: Rows) -> str:
     """Series and tokens a second, and memory."""
     from matplotlib.ticker import EngFormatter
 
-    with _panels(3, height=2.3) as ((series, tokens, memory), done):
+    with panels(3, height=2.3) as ((series, tokens, memory), done):
         _curve(series, steps, "step", "samples_per_s", color=CURVES[0], lw=0.9)
         series.set(xlabel="update", title="series a second")
         _epochs(tokens, epochs, "tokens_per_s", title="tokens a second")
@@ -165,7 +131,7 @@ def probe_figure(epochs: Rows) -> str | None:
         if name.startswith("probe_") and name not in ("probe_scans", "probe_chance")
     }
     score = next(iter(names)).removeprefix("probe_").replace("_", " ").replace("r2", "R²")
-    with _panels(2, height=2.5) as ((axis, empty), done):
+    with panels(2, height=2.5) as ((axis, empty), done):
         _epochs(axis, probed, *names, labels=names, title=f"{score}, participants not in the fit")
         chance = probed[-1]["probe_chance"]
         low, high = axis.get_ylim()
@@ -173,21 +139,6 @@ def probe_figure(epochs: Rows) -> str | None:
         _shade(axis, below=chance)
         empty.set_visible(False)
     return done[0]
-
-
-@contextmanager
-def _panels(n_columns: int, *, n_rows: int = 1, height: float) -> Iterator[tuple[list[Any], list[str]]]:
-    """Axes to draw on, and a list that holds the SVG afterwards."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    done: list[str] = []
-    with agg(), matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10.4, height), layout="constrained")
-        axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel().tolist()
-        tidy(*axes)
-        yield axes, done
-        done.append(_svg(figure))
 
 
 def _epochs(axis: Any, rows: Rows, *names: str, title: str, labels: dict[str, str] | None = None) -> None:
@@ -216,18 +167,3 @@ def _shade(axis: Any, *, below: float = -math.inf, above: float = math.inf) -> N
     if above < high:
         axis.axhspan(max(above, low), high, color=SHADE, linewidth=0, zorder=0)
     axis.set_ylim(low, high)
-
-
-def _svg(figure: Any) -> str:
-    """The drawing as an element of a page, in the page's colours, with no names that clash with others'."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[A-Za-z0-9_.]+_\d+">', "<g>", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    for colour, name in PAGE_COLOURS.items():
-        svg = svg.replace(colour, f"var({name})")
-    return svg

@@ -12,8 +12,9 @@ import pytest
 
 from bjepa.model.config import load_recipe, recipe_to_toml
 from bjepa.model.masking import KINDS
+from bjepa.model.page_figures import PAGE_COLOURS
 from bjepa.model.report import write_report
-from bjepa.model.report_figures import MAX_POINTS, PAGE_COLOURS, loss_figure, thinned
+from bjepa.model.report_figures import MAX_POINTS, loss_figure, thinned
 
 HEALTHY = {
     "target_std": 0.9,
