@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from bjepa.model.baselines.connectivity import participant_edges
-from bjepa.model.baselines.linear import fit_linear
+from bjepa.model.baselines.coskewness import COSKEW_LOGISTIC, COSKEW_RIDGE
+from bjepa.model.baselines.kernels import FC_KRR, FC_SVM
+from bjepa.model.baselines.linear import fit_linear, fit_ridge
 from bjepa.model.baselines.static_mean import static_means
+from bjepa.model.baselines.tangent import TANGENT_LOGISTIC, TANGENT_RIDGE
 from bjepa.model.evaluation.cohort import Task
 from bjepa.model.evaluation.fold import Method
 from bjepa.model.evaluation.scan_data import ScanData, participant_features
@@ -22,8 +25,7 @@ METHODS: dict[str, Method] = {
     "fc-ridge": Method(
         summary="functional connectivity (Fisher z, upper triangle), ridge regression",
         inputs=participant_edges,
-        fit_predict=fit_linear,
-        tasks=("regression",),
+        fit_predict=fit_ridge,
         default=True,
     ),
     "fc-logistic": Method(
@@ -33,6 +35,12 @@ METHODS: dict[str, Method] = {
         tasks=("classification",),
         default=True,
     ),
+    "fc-svm": FC_SVM,
+    "fc-krr": FC_KRR,
+    "tangent-ridge": TANGENT_RIDGE,
+    "tangent-logistic": TANGENT_LOGISTIC,
+    "coskew-ridge": COSKEW_RIDGE,
+    "coskew-logistic": COSKEW_LOGISTIC,
 }
 
 

@@ -137,7 +137,7 @@ def test_same_bytes_and_same_splits_for_all(cohort: tuple[Path, Path], model: Pa
     assert (tmp_path / "a" / "splits.tsv").read_bytes() == (tmp_path / "a-fc" / "splits.tsv").read_bytes()
     first, second = (json.loads((tmp_path / n / "run.json").read_text()) for n in ("a", "b-fc"))
     assert first["splits_sha256"] == second["splits_sha256"]
-    assert list(second["methods"]) == ["static-mean", "fc-logistic"]
+    assert list(second["methods"]) == ["static-mean", "fc-ridge", "fc-logistic"]
 
     again = (*words[:2], "--splits", tmp_path / "a" / "splits.tsv", "--output", tmp_path / "c")
     assert evaluate("baselines", data, participants, *again) == 0
@@ -167,8 +167,7 @@ def test_real_connectomes(shared: Path, tmp_path: Path, target: str, metric: str
     source = shared / "data" / "connectomes" / "ds000228_basc064"
     npz, participants = source / "ds000228_basc064_connectivity.npz", source / "participants.tsv"
     assert evaluate("baselines", npz, participants, "--target", target, "--output", tmp_path) == 0
-    ((method, found),) = [(m, v) for (m, name), v in summary(tmp_path).items() if name == metric]
-    assert method == ("fc-logistic" if metric == "auc" else "fc-ridge")
+    found = summary(tmp_path)["fc-logistic" if metric == "auc" else "fc-ridge", metric]
     assert found >= least
 
     with np.load(npz) as arrays:
@@ -203,8 +202,7 @@ def test_embed(cohort: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words, says",
     [
-        (("--methods", "fc-rigde"), "'fc-rigde' is no method; there are static-mean, fc-ridge, fc-logistic. "
-         "Did you mean 'fc-ridge'?"),
+        (("--methods", "fc-rigde"), "Did you mean 'fc-ridge'?"),
         (("--methods", "fc-logistic"), "'fc-logistic' is for classification, the task is regression. Use fc"),
         (("--methods", "fc-ridge,fc-ridge"), "names a method twice"),
         (("--methods", "fc-ridge,"), "must be names between commas"),
