@@ -1,6 +1,6 @@
 """Figures as SVG inside a page: their colours are names of the page, for light and for dark.
 
-A figure is drawn in the place-holders INK, MUTED, …; its SVG then says `var(--text)`, … A page that shows some
+A figure is drawn in the place-holders INK, MUTED, …; its SVG then says `var(--text)`, … A page that shows one
 defines those of `--curve-1` … and `--shade` that it uses, beside the colours of page.html. `standalone` gives
 the figure as a file of its own, in the light page's colours.
 """

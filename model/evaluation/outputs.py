@@ -7,16 +7,21 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import bjepa
+from bjepa.model.evaluation.comparison import compare, comparison_tables
 from bjepa.model.evaluation.evaluate import Evaluation, Protocol
+from bjepa.model.evaluation.findings import find
+from bjepa.model.evaluation.learning_curve import CurvePoint, learning_curve
 from bjepa.model.evaluation.protocol import table_rows
-from bjepa.model.evaluation.report import findings, write_report
+from bjepa.model.evaluation.quotable import quotable
+from bjepa.model.evaluation.report import write_report
+from bjepa.model.evaluation.roles import CONFOUNDS
 from bjepa.model.evaluation.splits import write_splits
 from bjepa.model.run_folder import describe_software
 from bjepa.preproc.files import sha256_of_file, write_json, write_text
@@ -26,23 +31,41 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "h5py")
 
 
 def write_evaluation(
-    output: Path, done: Evaluation, *, models: dict[str, dict[str, Any]], command: Sequence[str]
+    output: Path,
+    done: Evaluation,
+    *,
+    models: Mapping[str, dict[str, Any]],
+    of_models: Sequence[str] = (),
+    pretrained_on: Mapping[str, int | None] | None = None,
+    learning_curves: bool = False,
+    command: Sequence[str],
 ) -> None:
-    """Write all files of an evaluation but the embeddings. `models`: facts of each model, by name."""
+    """Write all files of an evaluation but the embeddings.
+
+    `models`: facts of each model, by its name; `of_models`: results that are of models; `pretrained_on`: how
+    many of the participants each of these was pretrained on; `learning_curves`: of all that train no network.
+    """
     results, cohort, splits, protocol = done.results, done.cohort, done.splits, done.protocol
-    for name, rows in table_rows(results, cohort, splits).items():
-        write_text(output / f"{name}.tsv", as_tsv(rows))
-    write_splits(output / "splits.tsv", splits, cohort)
-    for finding in findings(results, cohort, splits):
-        log.log(logging.WARNING if finding.warning else logging.INFO, finding.text)
-    write_report(
-        output / "report.html",
+    comparison = compare(
         results,
         cohort,
         splits,
+        models=of_models,
         summaries=done.summaries,
-        facts=_facts(done, models),
+        grouped_by=protocol.group,
+        n_permutations=protocol.n_permutations,
+        curves=_learning_curves(done) if learning_curves else None,
+        pretrained_on=pretrained_on,
+        not_adjusted=done.not_adjusted,
+        seed=protocol.seed,
     )
+    tables = dict(table_rows(results, cohort, splits)) | comparison_tables(comparison)
+    for name, rows in tables.items():
+        write_text(output / f"{name}.tsv", as_tsv(rows))
+    write_splits(output / "splits.tsv", splits, cohort)
+    for finding in find(comparison):
+        log.log(logging.WARNING if finding.warning else logging.INFO, finding.text)
+    write_report(output, comparison, facts=_facts(done, models))
     write_json(
         output / "run.json",
         {
@@ -73,10 +96,27 @@ def write_evaluation(
             "confounds": list(protocol.confounds),
             "not_adjusted": done.not_adjusted,
             "methods": {r.name: columns(r.settings) for r in results},
+            "sentence": quotable(comparison),
             "wall_time_s": round(time.perf_counter() - done.started, 3),
             "platform": sys.platform,
         },
     )
+
+
+def _learning_curves(done: Evaluation) -> dict[str, list[CurvePoint]]:
+    """Of the quick methods; a network would be trained anew for each point of each split."""
+    return {
+        name: learning_curve(
+            method,
+            done.inputs[name],
+            done.cohort,
+            done.splits,
+            seed=done.protocol.seed,
+            device=done.protocol.device,
+        )
+        for name, method in done.methods.items()
+        if name != CONFOUNDS and not method.trains_network
+    }
 
 
 def columns(settings: list[dict[str, Any]]) -> dict[str, Any]:
@@ -97,7 +137,7 @@ def _scheme(protocol: Protocol) -> str:
     return protocol.scheme
 
 
-def _facts(done: Evaluation, models: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _facts(done: Evaluation, models: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """The last table of the page: what was evaluated, in words."""
     protocol = done.protocol
     facts = {

@@ -1,184 +1,200 @@
-"""report.html of an evaluation: what it means in sentences, the table with intervals, a figure per method."""
+"""What a comparison leaves behind beside the tables of scores: the page, the paragraph, tables and figures.
 
+report.html   sentences first, then scores, differences, learning curves, confounds, calibration
+summary.txt   the paragraph that a paper could quote
+differences.tsv calibration.tsv [learning_curve.tsv] [confound_checks.tsv]
+figures/*.svg the page's first figures as files, in the colours of the light page
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from bjepa.model.evaluation.cohort import Cohort
+from bjepa.model.evaluation import figures
+from bjepa.model.evaluation.comparison import Comparison
+from bjepa.model.evaluation.findings import find
 from bjepa.model.evaluation.intervals import Estimate
-from bjepa.model.evaluation.metrics import CHANCE, LABELS, MAIN_METRIC, METRICS
-from bjepa.model.evaluation.protocol import MethodResult, difference, pooled
-from bjepa.model.evaluation.splits import Splits
-from bjepa.preproc.html import figure_uri, write_page
+from bjepa.model.evaluation.metrics import LABELS, METRICS
+from bjepa.model.evaluation.paired import ALPHA
+from bjepa.model.evaluation.quotable import quotable
+from bjepa.model.evaluation.roles import ADJUSTED, CONFOUNDS, role_of
+from bjepa.model.evaluation.wording import format_estimate, format_p, short
+from bjepa.model.page_figures import standalone
+from bjepa.preproc.files import write_text
+from bjepa.preproc.html import write_page
 
-PROBE, CONTROL = "probe", "static-mean"
-FEW = 100  # participants; below it, an interval of R² is commonly 0.3 wide and more
+ROLES = {
+    "model": "the model in question",
+    "baseline": "baseline",
+    "control": "control: levels",
+    "untrained": "control: random weights",
+    "confounds": "control: confounds",
+    "adjusted": "confounds regressed out",
+}
 
 
-class Finding(NamedTuple):
-    """One sentence of the report."""
-
-    text: str
-    warning: bool
-
-
-def write_report(
-    path: Path,
-    results: list[MethodResult],
-    cohort: Cohort,
-    splits: Splits,
-    *,
-    summaries: dict[str, str],
-    facts: dict[str, str],
-) -> None:
-    """Write the page. `summaries`: a line on each method; `facts`: what was evaluated, for the last table."""
-    metrics = METRICS[cohort.task]
+def write_report(folder: Path, comparison: Comparison, *, facts: Mapping[str, str]) -> None:
+    """Write report.html, summary.txt and figures/ into `folder`. `facts`: what was evaluated, in words."""
+    drawn = _figures(comparison)
+    for name, svg in drawn.items():
+        write_text(folder / "figures" / f"{name}.svg", standalone(svg))
+    text = quotable(comparison)
+    write_text(folder / "summary.txt", text + "\n")
+    cohort = comparison.cohort
+    plain = [name for name in figures.ordered(comparison) if not name.endswith(ADJUSTED)]
     write_page(
-        path,
+        folder / "report.html",
         "evaluation.html",
         package="bjepa.model.evaluation",
         target=cohort.target_name,
         task=cohort.task,
         n=len(cohort.participant_id),
-        n_splits=splits.n_splits,
+        splits=comparison.splits.description,
+        n_splits=comparison.splits.n_splits,
+        n_classes=len(cohort.classes),
         positive_class=cohort.classes[-1] if len(cohort.classes) == 2 else "",
-        findings=findings(results, cohort, splits),
-        metrics=[LABELS[m] for m in metrics],
-        rows=[
-            (r.name, summaries[r.name], [format_estimate(r.estimates[m]) for m in metrics]) for r in results
-        ],
-        figures=[(r.name, _figure(r, cohort), _caption(r, cohort), _alternative(r, cohort)) for r in results],
+        n_permutations=comparison.n_permutations,
+        tiles=_tiles(comparison),
+        paragraphs=text.split("\n\n"),
+        findings=find(comparison),
+        has_models=bool(comparison.models),
+        metric=LABELS[comparison.metric],
+        metrics=[LABELS[m] for m in METRICS[cohort.task]],
+        rows=[_row(comparison, name) for name in figures.ordered(comparison)],
+        drawn=drawn,
+        differences=[_difference_row(d) for d in comparison.differences],
+        n_curves=len(comparison.curves),
+        confounds=list(cohort.columns),
+        adjusted=_adjusted_rows(comparison),
+        checks=_check_table(comparison),
+        measures=_measures(comparison, plain),
+        predictions=[_prediction(comparison, name) for name in plain],
         facts=facts,
     )
 
 
-def findings(results: list[MethodResult], cohort: Cohort, splits: Splits) -> list[Finding]:
-    """Plain sentences on the main metric: which methods find the target, and what a model adds."""
-    metric = MAIN_METRIC[cohort.task]
-    chance, label = CHANCE[metric], LABELS[metric]
-    found = []
-    for result in results:
-        estimate = result.estimates[metric]
-        above = estimate.low > chance
-        verdict = "finds the target" if above else "is not shown to do better than chance"
-        found.append(
-            Finding(
-                f"{result.name} {verdict}: {label} {format_estimate(estimate)}, chance is {chance:g}.", False
-            )
+def _figures(comparison: Comparison) -> dict[str, str]:
+    drawn = {"scores": figures.scores_figure(comparison)}
+    if comparison.differences:
+        drawn["differences"] = figures.differences_figure(comparison)
+    if any(comparison.curves.values()):
+        drawn["learning_curve"] = figures.learning_curve_figure(comparison)
+    return drawn
+
+
+def _tiles(comparison: Comparison) -> list[tuple[str, str]]:
+    """(value, what it is): the numbers to see first."""
+    label = LABELS[comparison.metric]
+    shown = [*comparison.models[:2], *([comparison.best_baseline] if comparison.best_baseline else [])]
+    tiles = [(short(comparison.estimate(name).mean), f"{label}, {name}") for name in shown]
+    return [
+        *tiles,
+        (f"{comparison.chance:g}", f"{label} at chance"),
+        (f"{len(comparison.cohort.participant_id):,}", "participants"),
+        (str(comparison.splits.n_splits), "splits, the same for all"),
+        (str(len(comparison.names)), "results"),
+    ]
+
+
+def _row(comparison: Comparison, name: str) -> dict[str, Any]:
+    result = comparison.result(name)
+    return {
+        "name": name,
+        "role": ROLES[role_of(name, comparison.models)],
+        "summary": comparison.summaries.get(name, ""),
+        "values": [format_estimate(result.estimates[m]) for m in METRICS[comparison.cohort.task]],
+        "p": format_p(result.p_values.get(comparison.metric, math.nan), name=""),
+    }
+
+
+def _difference_row(d: Any) -> dict[str, Any]:
+    return {
+        "method": d.method,
+        "against": d.against,
+        "value": format_estimate(d.estimate, signed=True),
+        "p": format_p(d.p, name=""),
+        "p_holm": format_p(d.p_holm, name=""),
+        "shown": d.is_shown,
+    }
+
+
+def _adjusted_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """Without and with confounds regressed out; the confounds alone, and those that could not be adjusted."""
+    with_it = {d.against: d for d in comparison.adjusted}
+    rows = []
+    for name in comparison.names:
+        if name.endswith(ADJUSTED) or not (comparison.adjusted or CONFOUNDS in comparison.names):
+            continue
+        d = with_it.get(name)
+        why = (
+            ""
+            if name == CONFOUNDS
+            else "not possible: reads series"
+            if name in comparison.not_adjusted
+            else ""
         )
-    by_name = {r.name: r for r in results}
-    if CONTROL in by_name and by_name[CONTROL].estimates[metric].low > chance:
-        found.append(
-            Finding(
-                f"The control {CONTROL} predicts {cohort.target_name} from regional levels alone. Levels "
-                "carry scanner, site and physiology; part of every other score may come from them.",
-                True,
-            )
+        rows.append(
+            {
+                "name": "confounds alone" if name == CONFOUNDS else name,
+                "without": format_estimate(comparison.estimate(name)),
+                "with": format_estimate(comparison.estimate(d.method)) if d else why,
+                "difference": format_estimate(d.estimate, signed=True) if d else "",
+            }
         )
-    if PROBE in by_name:
-        found += _on_the_probe(by_name, cohort, splits, metric)
-    if len(cohort.participant_id) < FEW:
-        found.append(
-            Finding(
-                f"{len(cohort.participant_id)} participants are few: read the intervals, not the means.", True
+    return rows
+
+
+def _check_table(comparison: Comparison) -> dict[str, Any]:
+    """Methods in rows, confounds in columns; cells are (text, whether shown after the correction)."""
+    columns = list(dict.fromkeys((c.confound, c.statistic) for c in comparison.checks))
+    names = list(dict.fromkeys((c.method, c.class_name) for c in comparison.checks))
+    cell = {(c.method, c.class_name, c.confound): c for c in comparison.checks}
+    several = len(comparison.cohort.classes) > 2
+    rows = []
+    for method, class_name in names:
+        found = [cell[method, class_name, confound] for confound, _ in columns]
+        cells = [
+            (
+                f"{format_estimate(c.estimate)}, {format_p(c.p_holm)}" if c.p == c.p else "no variation",
+                c.p_holm < ALPHA,
             )
-        )
-    return found
+            for c in found
+        ]
+        rows.append((f"{method}, {class_name}" if several else method, cells))
+    words = {"partial_r": "partial r", "partial_eta_squared": "partial η²"}
+    return {"columns": [f"{name}, {words[kind]}" for name, kind in columns], "rows": rows}
 
 
-def _on_the_probe(
-    by_name: dict[str, MethodResult], cohort: Cohort, splits: Splits, metric: str
-) -> list[Finding]:
-    """The sentences a reader needs about an embedding: better than FC? more than levels?"""
-    others = [name for name in by_name if name != PROBE]
-    if not others:
-        text = "No baseline was run beside the embedding, so its score says little. Add --methods."
-        return [Finding(text, True)]
-    found = []
-    probe, label = by_name[PROBE], LABELS[metric]
-    for name in others:
-        gap = difference(probe, by_name[name], metric, splits)
-        what = (
-            f"{label} {probe.estimates[metric].mean:.2f} against {by_name[name].estimates[metric].mean:.2f}"
-        )
-        numbers = f"{what}, difference {format_estimate(gap, signed=True)}"
-        if gap.low > 0:
-            found.append(Finding(f"The embedding beats {name}: {numbers}.", False))
-        elif gap.high < 0:
-            found.append(Finding(f"The embedding is worse than {name}: {numbers}.", True))
-        elif name == CONTROL and by_name[name].estimates[metric].low > CHANCE[metric]:
-            found.append(
-                Finding(
-                    f"The embedding only equals {name}: {numbers}. It may hold no more than regional levels.",
-                    True,
-                )
-            )
-        else:
-            found.append(Finding(f"The embedding does not beat {name}: {numbers}.", True))
-    return found
+def _measures(comparison: Comparison, names: list[str]) -> list[tuple[str, list[str]]]:
+    """Cells of the calibration table: the measures with their intervals."""
+    wanted = ("slope", "intercept", "mean_error")
+    if comparison.cohort.task == "classification":
+        wanted = ("brier", "brier_base_rate", "ece", "ece_if_calibrated")
+
+    def cell(estimate: Estimate) -> str:
+        return "not defined" if not math.isfinite(estimate.mean) else format_estimate(estimate)
+
+    return [(name, [cell(comparison.calibrations[name].measures[m]) for m in wanted]) for name in names]
 
 
-def format_estimate(estimate: Estimate, *, signed: bool = False) -> str:
-    """`0.41 [0.22, 0.60]`: mean and 95 % interval, three significant digits for large numbers."""
-    if not np.isfinite(estimate.mean):
-        return "undefined (equal predictions)"
-    mean = _short(estimate.mean, signed=signed)
-    return f"{mean} [{_short(estimate.low)}, {_short(estimate.high)}]"
-
-
-def _short(value: float, *, signed: bool = False) -> str:
-    text = f"{value:.2f}" if abs(value) < 100 else f"{value:.3g}"
-    if float(text) == 0:
-        text = text.lstrip("-")
-    text = f"+{text}" if signed and float(text) > 0 else text
-    return text.replace("-", "−")
-
-
-def _figure(result: MethodResult, cohort: Cohort) -> str:
-    from matplotlib.figure import Figure  # no pyplot, no display
-
-    figure = Figure(figsize=(4.6, 4.3), layout="constrained")
-    axes = figure.subplots()
-    if cohort.task == "regression":
-        _draw_scatter(axes, result, cohort)
+def _prediction(comparison: Comparison, name: str) -> dict[str, str]:
+    """A figure with its caption and its text for those who do not see it."""
+    target, label = comparison.cohort.target_name, LABELS[comparison.metric]
+    said = f"{label} {format_estimate(comparison.estimate(name))}"
+    if comparison.cohort.task == "regression":
+        n = len(comparison.pairs[name].row)
+        shown = figures.n_drawn(comparison.pairs[name].row)
+        caption = f"{said}." if shown == n else f"{said}. {shown:,} of {n:,} points are drawn."
+        alternative = f"True {target} against its prediction by {name}, with the line fitted to them. {said}."
     else:
-        _draw_roc(axes, result, cohort)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure_uri(figure)
-
-
-def _draw_scatter(axes: Any, result: MethodResult, cohort: Cohort) -> None:
-    low, high = float(cohort.target.min()), float(cohort.target.max())
-    axes.plot([low, high], [low, high], color="0.6", lw=1, ls="--", label="equal")
-    axes.axhline(float(cohort.target.mean()), color="0.8", lw=1, label="mean of all")
-    axes.scatter(*pooled(result), s=18, alpha=0.7, color="#1f5fa8", lw=0)
-    axes.set_xlabel(f"{cohort.target_name}, true")
-    axes.set_ylabel(f"{cohort.target_name}, predicted out of fold")
-    axes.legend(frameon=False, fontsize=8)
-
-
-def _draw_roc(axes: Any, result: MethodResult, cohort: Cohort) -> None:
-    from sklearn.metrics import roc_curve
-
-    axes.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--", label="chance")
-    shown = [1] if len(cohort.classes) == 2 else range(len(cohort.classes))
-    for number in shown:
-        target, prediction = pooled(result)
-        false, true, _ = roc_curve(target == number, prediction[:, number])
-        axes.step(false, true, where="post", lw=1.8, label=cohort.classes[number])
-    axes.set_xlabel("false positive rate")
-    axes.set_ylabel("true positive rate")
-    axes.set_aspect("equal")
-    axes.legend(frameon=False, fontsize=8, title="positive class", title_fontsize=8)
-
-
-def _caption(result: MethodResult, cohort: Cohort) -> str:
-    metric = MAIN_METRIC[cohort.task]
-    what = "a point is a participant" if cohort.task == "regression" else "ROC curve, all test folds pooled"
-    return f"{result.name}: {what}. {LABELS[metric]} {format_estimate(result.estimates[metric])}."
-
-
-def _alternative(result: MethodResult, cohort: Cohort) -> str:
-    kind = "Predicted against true values" if cohort.task == "regression" else "ROC curve"
-    return f"{kind} of {cohort.target_name} by {result.name}"
+        caption = f"{said}. Left: ROC curve. Right: reliability."
+        alternative = f"ROC curve and reliability of {target} predicted by {name}. {said}."
+    return {
+        "name": name,
+        "svg": figures.prediction_figure(comparison, name),
+        "caption": caption,
+        "alternative": alternative,
+    }

@@ -19,11 +19,12 @@ from bjepa.model.baselines.connectivity import fc_edges
 from bjepa.model.baselines.linear import PENALTIES, fit_linear, linear_readout
 from bjepa.model.baselines.static_mean import static_means
 from bjepa.model.evaluation.cohort import Cohort, Task
+from bjepa.model.evaluation.comparison import compare
+from bjepa.model.evaluation.findings import find
 from bjepa.model.evaluation.fold import Method
 from bjepa.model.evaluation.intervals import corrected_resampled_t
 from bjepa.model.evaluation.metrics import METRICS, score
 from bjepa.model.evaluation.protocol import MethodResult, difference, evaluate_method
-from bjepa.model.evaluation.report import findings
 from bjepa.model.evaluation.scan_data import average_by_participant, load_scan_data
 from bjepa.model.evaluation.splits import Splits, make_splits
 from bjepa.preproc.errors import InputError
@@ -278,7 +279,7 @@ def test_report_says_what_the_embedding_is_worth() -> None:
 
     def say(**features: NDArray[np.float32]) -> str:
         results = [evaluate_features(n.replace("_", "-"), x, cohort, splits) for n, x in features.items()]
-        return "\n".join(f.text for f in findings(results, cohort, splits))
+        return "\n".join(f.text for f in find(compare(results, cohort, splits)))
 
     assert "worse than fc-ridge" in say(probe=noise, fc_ridge=good)
     assert "beats fc-ridge" in say(probe=good, fc_ridge=noise)
