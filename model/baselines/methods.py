@@ -1,6 +1,6 @@
 """All methods by name that need no given model: what each reads, how it predicts, which tasks it is for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from bjepa.model.baselines.connectivity import participant_edges
@@ -12,6 +12,7 @@ from bjepa.model.baselines.tangent import TANGENT_LOGISTIC, TANGENT_RIDGE
 from bjepa.model.evaluation.cohort import Task
 from bjepa.model.evaluation.fold import Method
 from bjepa.model.evaluation.scan_data import ScanData, participant_features
+from bjepa.model.jepa import JEPA
 from bjepa.preproc.errors import InputError
 
 METHODS: dict[str, Method] = {
@@ -42,6 +43,9 @@ METHODS: dict[str, Method] = {
     "coskew-ridge": COSKEW_RIDGE,
     "coskew-logistic": COSKEW_LOGISTIC,
 }
+
+# the same with the architecture and the gradients of a given model
+LIKE_A_MODEL: dict[str, Callable[[JEPA], Method]] = {}
 
 
 def default_methods(task: Task, data: ScanData) -> list[str]:

@@ -9,27 +9,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.model.baselines.linear import fit_linear
-from bjepa.model.baselines.methods import METHODS
+from bjepa.model.baselines.methods import LIKE_A_MODEL, METHODS
 from bjepa.model.evaluation.cohort import Cohort, load_cohort
 from bjepa.model.evaluation.confounds import design_matrix
 from bjepa.model.evaluation.fold import Method
 from bjepa.model.evaluation.metrics import LABELS, MAIN_METRIC
+from bjepa.model.evaluation.permutation import permutation_test
 from bjepa.model.evaluation.protocol import MethodResult, can_adjust, evaluate_method
-from bjepa.model.evaluation.report import format_estimate
+from bjepa.model.evaluation.roles import ADJUSTED, CONFOUNDS
 from bjepa.model.evaluation.scan_data import ScanData
 from bjepa.model.evaluation.splits import Scheme, Split, Splits, make_splits, read_splits
+from bjepa.model.evaluation.wording import format_estimate
 from bjepa.preproc.errors import InputError
 
+if TYPE_CHECKING:
+    from bjepa.model import JEPA
+
 log = logging.getLogger(__name__)
-CONFOUNDS, ADJUSTED = "confounds", "-adjusted"  # the control; the end of the name of an adjusted result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +171,18 @@ def _run(
         confounds=confounds,
         each=lambda some: _progress(some, name if method.trains_network else None),
     )
+    if protocol.n_permutations and not method.trains_network:
+        p_values = permutation_test(
+            method,
+            inputs,
+            cohort,
+            splits,
+            n_permutations=protocol.n_permutations,
+            seed=protocol.seed,
+            device=protocol.device,
+            confounds=confounds,
+        )
+        result = replace(result, p_values=p_values)
     metric = MAIN_METRIC[cohort.task]
     log.info("%s: %s %s", name, LABELS[metric], format_estimate(result.estimates[metric]))
     return result
@@ -194,12 +210,16 @@ def _confounds_alone(design: NDArray[np.float64], cohort: Cohort) -> Method:
     )
 
 
-def baseline_methods(names: Sequence[str], scans: ScanData) -> dict[str, Method]:
-    """Methods by name, refused where they need series and there are none (InputError)."""
+def baseline_methods(names: Sequence[str], scans: ScanData, *, like: JEPA | None = None) -> dict[str, Method]:
+    """Methods by name, refused where they need series and there are none (InputError).
+
+    `like`: a model whose architecture and gradients `random-encoder` and `scratch` take.
+    """
     for name in names:
         if METHODS[name].needs_series and scans.reader is None:
             raise InputError(
                 f"{name} needs series; {scans.source} holds connectivity only.",
                 hint=f"Give an output folder of bjepa-preprocess, or leave {name} out of --methods.",
             )
-    return {name: METHODS[name] for name in names}
+    shaped = {} if like is None else {name: make(like) for name, make in LIKE_A_MODEL.items()}
+    return {name: shaped.get(name, METHODS[name]) for name in names}
