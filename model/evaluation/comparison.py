@@ -3,8 +3,9 @@
 Built from the results of one protocol (`evaluate.py`); what needs more than they hold (learning curves, who
 was pretrained on) is given.
 
-    differences    each model against each baseline and control, and models against each other; without a
-                   model, each method against linear connectivity. Main metric, one family (`paired.py`)
+    differences    each model against each baseline and control (a family for each model, see `paired.py`),
+                   and models against each other (one more); without a model, each method against linear
+                   connectivity (one). Main metric
     calibrations   of every result but the adjusted ones (`calibration.py`)
     checks         predictions against confounds beyond the target (`confound_checks.py`)
 """
@@ -85,6 +86,16 @@ class Comparison:
         names = [n for n in self.having("baseline") if self.estimate(n).mean == self.estimate(n).mean]
         return max(names, key=lambda name: self.estimate(name).mean, default=None)
 
+    def n_corrected_for(self, difference: PairedDifference) -> int:
+        """Size of the family that a difference is in."""
+        between = difference.method in self.models and difference.against in self.models
+        if not self.models:
+            return len(self.differences)
+        return sum(
+            (d.against in self.models) == between and (between or d.method == difference.method)
+            for d in self.differences
+        )
+
     def difference(self, method: str, against: str) -> PairedDifference | None:
         """One of the pairs, if it was compared."""
         found = [d for d in self.differences if (d.method, d.against) == (method, against)]
@@ -124,7 +135,11 @@ def compare(
         grouped_by=grouped_by,
         n_permutations=n_permutations,
         pairs=pairs,
-        differences=paired_differences(results, pairs_of(plain, present), metric, splits),
+        differences=[
+            d
+            for family in families_of(plain, present)
+            for d in paired_differences(results, family, metric, splits)
+        ],
         adjusted=paired_differences(results, [p for p in twice if p[1] in names], metric, splits),
         calibrations={name: calibrate(pairs[name], cohort, seed=seed) for name in plain},
         checks=check_confounds(
@@ -136,14 +151,14 @@ def compare(
     )
 
 
-def pairs_of(names: Sequence[str], models: Sequence[str]) -> list[tuple[str, str]]:
-    """(method, against) of the family: see the top of the file."""
+def families_of(names: Sequence[str], models: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """Pairs (method, against) by family: see the top of the file."""
     others = [name for name in names if name not in models]
     if models:
         between = [(a, b) for number, a in enumerate(models) for b in models[number + 1 :]]
-        return [(model, other) for model in models for other in others] + between
+        return [[(model, other) for other in others] for model in models] + [between]
     reference = next((name for name in LINEAR_FC if name in names), None)
-    return [(name, reference) for name in others if name != reference] if reference else []
+    return [[(name, reference) for name in others if name != reference]] if reference else []
 
 
 def comparison_tables(comparison: Comparison) -> dict[str, list[tuple[Any, ...]]]:

@@ -20,7 +20,7 @@ from bjepa.model.evaluation.learning_curve import CurvePoint
 from bjepa.model.evaluation.metrics import CHANCE, LABELS
 from bjepa.model.evaluation.paired import PairedDifference
 from bjepa.model.evaluation.roles import ADJUSTED, role_of
-from bjepa.model.evaluation.wording import format_p
+from bjepa.model.evaluation.wording import format_p, short
 from bjepa.model.page_figures import CURVES, EIGHT_CURVES, INK, MUTED, SHADE, panels
 
 LONGEST = 42  # letters of a name
@@ -43,13 +43,12 @@ def scores_figure(comparison: Comparison) -> str:
     with panels(2, height=0.9 + ROW * len(names)) as (axes, done):
         for number, (axis, metric) in enumerate(zip(axes, metrics, strict=True)):
             estimates = [comparison.result(name).estimates[metric] for name in names]
-            _rows(axis, [_cut(name) for name in names] if number == 0 else [""] * len(names))
+            _rows(axis, [cut(name) for name in names] if number == 0 else [""] * len(names))
             lowest = max(min(_known(estimates, 1), default=0.0), LOWEST.get(metric, -math.inf))
             for place, (name, estimate) in enumerate(zip(names, estimates, strict=True)):
                 _interval(axis, place, estimate, lowest, **_look(comparison, name))
             axis.set_xlabel(_axis_label(metric, comparison))
-            if metric in CHANCE:
-                _line(axis, CHANCE[metric], f"chance, {CHANCE[metric]:g}")
+            _line(axis, *_reference(comparison, metric))
     return done[0]
 
 
@@ -62,11 +61,11 @@ def differences_figure(comparison: Comparison) -> str:
         blocks.setdefault(d.against if by_reference else d.method, []).append(d)
     rows: list[PairedDifference | str] = []
     for name, block in blocks.items():
-        rows.append(f"… minus {_cut(name)}" if by_reference else f"{_cut(name)} minus …")
+        rows.append(f"… minus {cut(name)}" if by_reference else f"{cut(name)} minus …")
         rows += sorted(block, key=lambda d: -_or_lowest(d.estimate.mean))
     with panels(1, height=0.9 + ROW * len(rows)) as ((axis,), done):
         labels = [
-            row if isinstance(row, str) else _cut(row.method if by_reference else row.against) for row in rows
+            row if isinstance(row, str) else cut(row.method if by_reference else row.against) for row in rows
         ]
         _rows(axis, labels)
         for tick, row in zip(axis.get_yticklabels(), rows, strict=True):
@@ -75,7 +74,7 @@ def differences_figure(comparison: Comparison) -> str:
         for place, row in enumerate(rows):
             if isinstance(row, str):
                 continue
-            colour = INK if not row.is_shown else CURVES[2] if row.estimate.mean > 0 else EIGHT_CURVES[3]
+            colour = EIGHT_CURVES[3] if row.is_worse else CURVES[2] if row.is_shown else INK
             _interval(axis, place, row.estimate, -math.inf, color=colour, marker="o", filled=row.is_shown)
             axis.annotate(
                 format_p(row.p_holm, name=""),
@@ -109,15 +108,14 @@ def learning_curve_figure(comparison: Comparison) -> str:
     largest = max(point.n_train for points in curves.values() for point in points)
     with panels(1, height=3.6 + 0.18 * math.ceil(len(curves) / 4)) as ((axis,), done):
         lowest = LOWEST.get(comparison.metric, -math.inf)
+        styles = _styles_of_curves(comparison)
         for number, (name, points) in enumerate(curves.items()):
-            colour = EIGHT_CURVES[number % 8]
+            colour, marker = styles[name]
             aside = 0.006 * largest * (number - (len(curves) - 1) / 2)
             x = np.array([point.n_train for point in points]) + aside
             y = np.array([point.estimates[comparison.metric] for point in points])  # (points, 3)
             shown = np.maximum(y, lowest)
-            axis.plot(
-                x, shown[:, 0], color=colour, marker="os^Dv<>P"[number // 8 % 8], ms=4, label=_cut(name)
-            )
+            axis.plot(x, shown[:, 0], color=colour, marker=marker, ms=4, label=cut(name))
             axis.vlines(x, shown[:, 1], shown[:, 2], color=colour, lw=1)
         _line(axis, comparison.chance, f"chance, {comparison.chance:g}", horizontal=True)
         axis.set_xlim(0, 1.05 * largest)
@@ -125,6 +123,26 @@ def learning_curve_figure(comparison: Comparison) -> str:
         axis.set_ylabel(_axis_label(comparison.metric, comparison))
         legend_above(axis, 4)
     return done[0]
+
+
+def _styles_of_curves(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each curve: models blue, controls orange, baselines black and others."""
+    palette = {
+        "model": (CURVES[0], EIGHT_CURVES[7]),
+        "baseline": (INK, CURVES[2], *EIGHT_CURVES[3:7]),
+        "control": (CURVES[1],),
+    }
+    markers = {"model": "Dd", "baseline": "oPX*", "control": "s^v"}
+    count = dict.fromkeys(palette, 0)
+    styles = {}
+    for name in comparison.curves:
+        role = role_of(name, comparison.models)
+        kind = role if role in palette else "control"
+        colours, number = palette[kind], count[kind]
+        turn = number // len(colours)
+        styles[name] = colours[number % len(colours)], markers[kind][turn % len(markers[kind])]
+        count[kind] += 1
+    return styles
 
 
 def prediction_figure(comparison: Comparison, name: str) -> str:
@@ -151,8 +169,10 @@ def _scatter(axis: Any, comparison: Comparison, name: str) -> None:
     if math.isfinite(slope):
         ends = np.array([said.min(), said.max()])
         axis.plot(ends, intercept + slope * ends, color=INK, lw=1.3, label=f"fit, slope {slope:.2f}")
-    axis.set_xlabel(f"{_cut(target_name)}, predicted")
-    axis.set_ylabel(f"{_cut(target_name)}, true")
+    margin = 0.04 * (high - low)
+    axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+    axis.set_xlabel(f"{cut(target_name)}, predicted")
+    axis.set_ylabel(f"{cut(target_name)}, true")
     legend_above(axis, 2)
 
 
@@ -163,7 +183,7 @@ def _roc(axis: Any, comparison: Comparison, name: str) -> None:
     axis.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
     for number, colour in _colours_of_classes(comparison, name):
         false, true, _ = roc_curve(pairs.target == number, pairs.values[:, number])
-        axis.step(false, true, where="post", color=colour, label=_cut(classes[number], 12))
+        axis.step(false, true, where="post", color=colour, label=cut(classes[number], 12))
     axis.set(
         xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
     )
@@ -179,7 +199,7 @@ def _reliability(axis: Any, comparison: Comparison, name: str) -> None:
         x, y = [b.predicted for b in bins], [b.observed for b in bins]
         axis.plot(x, [e.mean for e in y], color=colour, marker="o", ms=4, lw=1)
         axis.vlines(x, [e.low for e in y], [e.high for e in y], color=colour, lw=1)
-    positive = _cut(classes[-1], 14) if len(classes) == 2 else "a class"
+    positive = cut(classes[-1], 14) if len(classes) == 2 else "a class"
     axis.set(xlabel=f"predicted probability of {positive}", ylabel=f"share that are {positive}")
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
@@ -231,16 +251,26 @@ def _line(axis: Any, at: float, label: str, *, horizontal: bool = False) -> None
     draw(at, color=MUTED, lw=1, ls="--", zorder=0)
     style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": MUTED}
     if horizontal:
-        axis.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(-2, 3), ha="right", **style)
+        axis.annotate(label, (0, at), xycoords=("axes fraction", "data"), xytext=(4, 3), ha="left", **style)
     else:
         axis.annotate(label, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), ha="center", **style)
 
 
 def _axis_label(metric: str, comparison: Comparison) -> str:
-    label, target = LABELS[metric], _cut(comparison.cohort.target_name, 20)
+    label, target = LABELS[metric], cut(comparison.cohort.target_name, 20)
     if metric == "mae":
         return f"{label}, in the units of {target}; less is better"
     return f"{label} of {target}" if comparison.cohort.task == "regression" else label
+
+
+def _reference(comparison: Comparison, metric: str) -> tuple[float, str]:
+    """What is scored without looking at a scan, and how that is called."""
+    if metric == "mae":
+        target = comparison.cohort.target
+        errors = [abs(target[s.test] - target[s.development].mean()).mean() for s in comparison.splits]
+        return float(np.mean(errors)), f"always the mean, {short(float(np.mean(errors)))}"
+    chance = 1 / len(comparison.cohort.classes) if metric == "balanced_accuracy" else CHANCE[metric]
+    return chance, f"chance, {chance:.2g}"
 
 
 def _known(estimates: Sequence[Estimate], part: int) -> list[float]:
@@ -251,7 +281,7 @@ def _or_lowest(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def _cut(name: str, longest: int = LONGEST) -> str:
+def cut(name: str, longest: int = LONGEST) -> str:
     """The name, its middle left out where it is too long."""
     if len(name) <= longest:
         return name

@@ -11,6 +11,12 @@ from bjepa.model.evaluation.paired import ALPHA, PairedDifference
 from bjepa.model.evaluation.roles import ADJUSTED, CONFOUNDS, CONTROL, LINEAR_FC, PROBE, UNTRAINED
 from bjepa.model.evaluation.wording import and_list, format_estimate, format_p, short
 
+TOPICS = CHANCE_TOPIC, CONFOUND_TOPIC, TRUST_TOPIC = (
+    "Who finds the target",
+    "Levels and confounds",
+    "How far to trust it",
+)
+MANY = 4  # results; of more a sentence tells the means alone
 FEW = 100  # participants; below it, an interval of R² is commonly 0.3 wide and more
 
 
@@ -19,19 +25,22 @@ class Finding(NamedTuple):
 
     text: str
     warning: bool
+    topic: str = ""  # heading on the page: the name of a model, or one of TOPICS
 
 
 def find(comparison: Comparison) -> list[Finding]:
-    """All sentences: the models first, then who finds the target, confounds, and how far to trust it all."""
-    return [
-        *_on_the_models(comparison),
-        *_on_chance(comparison),
-        *_on_the_control(comparison),
-        *_on_confounds(comparison),
-        *_on_pretraining(comparison),
-        *_on_calibration(comparison),
-        *_on_trust(comparison),
-    ]
+    """All sentences: on each model, who finds the target, confounds, and how far to trust it all."""
+    found: list[Finding] = []
+    for model in comparison.models:
+        about = (*_on_a_model(comparison, model), *_on_pretraining(comparison, model))
+        found += [finding._replace(topic=model) for finding in about]
+    for topic, about_it in (
+        (CHANCE_TOPIC, _on_chance(comparison)),
+        (CONFOUND_TOPIC, (*_on_the_control(comparison), *_on_confounds(comparison))),
+        (TRUST_TOPIC, (*_on_calibration(comparison), *_on_trust(comparison))),
+    ):
+        found += [finding._replace(topic=topic) for finding in about_it]
+    return found
 
 
 def called(comparison: Comparison, name: str, *, first: bool = False) -> str:
@@ -41,33 +50,29 @@ def called(comparison: Comparison, name: str, *, first: bool = False) -> str:
     return name
 
 
-def _on_the_models(comparison: Comparison) -> Iterator[Finding]:
-    for model in comparison.models:
-        compared = [
-            d for d in comparison.differences if d.method == model and d.against not in comparison.models
-        ]
-        subject = called(comparison, model, first=True)
-        if not [d for d in compared if d.against != CONFOUNDS]:
-            yield Finding(
-                f"No baseline was run beside {called(comparison, model)}, so its score says little. "
-                "Add --methods.",
-                True,
-            )
-            continue
-        better = [d for d in compared if d.is_shown and d.estimate.mean > 0]
-        worse = [d for d in compared if d.is_shown and d.estimate.mean < 0]
-        open_ = [d for d in compared if not d.is_shown]
-        if better:
-            yield Finding(f"{subject} beats {_listed(comparison, better)}.", False)
-        if worse:
-            yield Finding(f"{subject} is worse than {_listed(comparison, worse)}.", True)
-        if open_:
-            yield Finding(f"{subject} does not beat {_listed(comparison, open_)}.", True)
-        yield from _what_it_means(comparison, model, {d.against: d for d in compared})
-    between = [d for d in comparison.differences if d.against in comparison.models]
-    if between:
-        shown = [f"{d.method} − {d.against} {_numbers(d)}" for d in between]
-        yield Finding(f"Between the models: {'; '.join(shown)}.", False)
+def _on_a_model(comparison: Comparison, model: str) -> Iterator[Finding]:
+    of_model = [d for d in comparison.differences if d.method == model]
+    compared = [d for d in of_model if d.against not in comparison.models]
+    subject = called(comparison, model, first=True)
+    if not [d for d in compared if d.against != CONFOUNDS]:
+        yield Finding(
+            f"No baseline was run beside {called(comparison, model)}, so its score says little. "
+            "Add --methods.",
+            True,
+        )
+        return
+    for differences, verdict, warning in (
+        ([d for d in compared if d.is_shown and d.estimate.mean > 0], "beats", False),
+        ([d for d in compared if d.is_worse], "is worse than", True),
+        ([d for d in compared if not d.is_shown and not d.is_worse], "does not beat", True),
+    ):
+        if differences:
+            yield Finding(f"{subject} {verdict} {_listed(comparison, differences)}.", warning)
+    yield from _on_all_baselines(comparison, model)
+    yield from _what_it_means(comparison, model, {d.against: d for d in compared})
+    if between := [d for d in of_model if d.against in comparison.models]:
+        shown = and_list([f"{d.against} by {_numbers(d)}" for d in between])
+        yield Finding(f"{subject} differs in {LABELS[comparison.metric]} from {shown}.", False)
 
 
 def _what_it_means(
@@ -106,23 +111,42 @@ def _what_it_means(
             f"{subject} only equals {CONTROL}, or is worse: it may hold no more than regional levels.", True
         )
     if CONFOUNDS in against and not beaten(CONFOUNDS) and comparison.finds(CONFOUNDS):
-        yield Finding(f"{subject} does no better than the confounds alone.", True)
+        yield Finding(f"{subject} is not shown to do better than the confounds alone.", True)
+
+
+def _on_all_baselines(comparison: Comparison, model: str) -> Iterator[Finding]:
+    """Every test passed by itself: then "all" needs no correction (Berger 1982, intersection-union tests)."""
+    baselines = [comparison.difference(model, name) for name in comparison.having("baseline")]
+    found = [d for d in baselines if d is not None]
+    if len(found) > 1 and all(d.p < ALPHA and d.estimate.mean > 0 for d in found):
+        closest = min(found, key=lambda d: d.estimate.mean)
+        yield Finding(
+            f"{called(comparison, model, first=True)} is ahead of all {len(found)} baselines, each with "
+            f"p < {ALPHA:g} by itself, which is enough to say “all”; the closest is {closest.against}, "
+            f"{format_estimate(closest.estimate, signed=True)}.",
+            False,
+        )
 
 
 def _listed(comparison: Comparison, differences: Sequence[PairedDifference]) -> str:
-    """`fc-ridge: R² 0.45 against 0.30, difference …`, or a list with the differences alone."""
+    """`fc-ridge: R² 0.45 against 0.30, difference …`; of several the differences, of many the means alone."""
     label = LABELS[comparison.metric]
     if len(differences) == 1:
         (d,) = differences
         one, other = (short(comparison.estimate(name).mean) for name in (d.method, d.against))
         return f"{d.against}: {label} {one} against {other}, difference {_numbers(d)}"
-    return f"{and_list([f'{d.against} ({_numbers(d)})' for d in differences])} (differences in {label})"
+    if len(differences) <= MANY:
+        told = [f"{d.against} ({_numbers(d)})" for d in differences]
+    else:
+        told = [f"{d.against} ({short(d.estimate.mean, signed=True)}{'*' * d.is_lost})" for d in differences]
+    star = "; * p < 0.05 by itself" if len(differences) > MANY and any(d.is_lost for d in differences) else ""
+    return f"{and_list(told)} (differences in {label}{star})"
 
 
 def _numbers(d: PairedDifference) -> str:
     """`+0.15 [0.05, 0.25]`, and the p-values where they disagree."""
     text = format_estimate(d.estimate, signed=True)
-    if d.p < ALPHA <= d.p_holm:
+    if d.is_lost:
         text += f", {format_p(d.p)} by itself, {format_p(d.p_holm, name='')} corrected"
     return text
 
@@ -137,14 +161,17 @@ def _on_chance(comparison: Comparison) -> Iterator[Finding]:
         (below, ("is not shown to do better than chance", "are not shown to do better than chance")),
     ):
         if names:
-            numbers = "; ".join(f"{name} {_with_p(comparison, name)}" for name in names)
+            many = len(names) > MANY
+            numbers = "; ".join(f"{name} {_with_p(comparison, name, brief=many)}" for name in names)
             yield Finding(
                 f"{numbers}: {verdict[len(names) > 1]} ({label}; chance is {comparison.chance:g}).",
                 bool(set(names) & set(comparison.models)) and names is below,
             )
 
 
-def _with_p(comparison: Comparison, name: str) -> str:
+def _with_p(comparison: Comparison, name: str, *, brief: bool) -> str:
+    if brief:
+        return short(comparison.estimate(name).mean)
     p = comparison.result(name).p_values.get(comparison.metric)
     said = format_estimate(comparison.estimate(name))
     return said if p is None else f"{said}, permutation {format_p(p)}"
@@ -208,24 +235,25 @@ def _on_confounds(comparison: Comparison) -> Iterator[Finding]:
         )
 
 
-def _on_pretraining(comparison: Comparison) -> Iterator[Finding]:
-    n = len(comparison.cohort.participant_id)
-    for model, seen in comparison.pretrained_on.items():
-        subject = called(comparison, model, first=True)
-        if seen is None:
-            yield Finding(
-                f"Whom {called(comparison, model)} was pretrained on is not known: these participants may be "
-                "among them.",
-                False,
-            )
-        elif seen:
-            yield Finding(
-                f"{subject} was pretrained on scans of {seen} of these {n} participants, without their "
-                f"{comparison.cohort.target_name}. Scores in people it has not seen may be lower.",
-                True,
-            )
-        else:
-            yield Finding(f"{subject} was pretrained on none of these participants.", False)
+def _on_pretraining(comparison: Comparison, model: str) -> Iterator[Finding]:
+    if model not in comparison.pretrained_on:
+        return
+    n, seen = len(comparison.cohort.participant_id), comparison.pretrained_on[model]
+    subject = called(comparison, model, first=True)
+    if seen is None:
+        yield Finding(
+            f"Whom {called(comparison, model)} was pretrained on is not known: these participants may be "
+            "among them.",
+            False,
+        )
+    elif seen:
+        yield Finding(
+            f"{subject} was pretrained on scans of {seen} of these {n} participants, without their "
+            f"{comparison.cohort.target_name}. Scores in people it has not seen may be lower.",
+            True,
+        )
+    else:
+        yield Finding(f"{subject} was pretrained on none of these participants.", False)
 
 
 def _on_calibration(comparison: Comparison) -> Iterator[Finding]:
@@ -262,7 +290,8 @@ def _on_trust(comparison: Comparison) -> Iterator[Finding]:
         )
     if k > 1:
         yield Finding(
-            f"“Beats” and “is worse” mean a p-value below {ALPHA:g} after Holm's correction for {k} "
-            "differences. Intervals, and p-values of single scores, are not corrected.",
+            f"“Beats” means a p-value below {ALPHA:g} after Holm's correction for all that a model is "
+            f"compared with; “is worse” means p < {ALPHA:g} by itself, as nobody gains by finding that. "
+            "Intervals, and p-values of single scores, are not corrected.",
             False,
         )

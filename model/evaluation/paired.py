@@ -38,6 +38,16 @@ class PairedDifference:
         """Whether the two differ after the correction."""
         return self.p_holm < ALPHA
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether the method is worse, by itself: what speaks against a model is not corrected away."""
+        return self.p < ALPHA and self.estimate.mean < 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the difference is there by itself, and not after the correction."""
+        return self.p < ALPHA <= self.p_holm
+
 
 def paired_differences(
     results: Sequence[MethodResult], pairs: Sequence[tuple[str, str]], metric: str, splits: Splits

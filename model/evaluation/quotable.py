@@ -74,10 +74,8 @@ def _best_baseline(comparison: Comparison, name: str) -> str:
     if found is None:
         return f"{text}."
     corrected = ""
-    if len(comparison.differences) > 1:
-        corrected = (
-            f"; {format_p(found.p_holm)} by Holm's correction for {len(comparison.differences)} differences"
-        )
+    if (n := comparison.n_corrected_for(found)) > 1:
+        corrected = f"; {format_p(found.p_holm)} by Holm's correction for {n} differences"
     return (
         f"{text}; the paired difference in {label} was {format_estimate(found.estimate, signed=True)} "
         f"({format_p(found.p)}{corrected})."

@@ -15,7 +15,7 @@ from typing import Any
 
 from bjepa.model.evaluation import figures
 from bjepa.model.evaluation.comparison import Comparison
-from bjepa.model.evaluation.findings import find
+from bjepa.model.evaluation.findings import Finding, find
 from bjepa.model.evaluation.intervals import Estimate
 from bjepa.model.evaluation.metrics import LABELS, METRICS
 from bjepa.model.evaluation.paired import ALPHA
@@ -59,7 +59,7 @@ def write_report(folder: Path, comparison: Comparison, *, facts: Mapping[str, st
         n_permutations=comparison.n_permutations,
         tiles=_tiles(comparison),
         paragraphs=text.split("\n\n"),
-        findings=find(comparison),
+        topics=_topics(find(comparison)),
         has_models=bool(comparison.models),
         metric=LABELS[comparison.metric],
         metrics=[LABELS[m] for m in METRICS[cohort.task]],
@@ -76,6 +76,14 @@ def write_report(folder: Path, comparison: Comparison, *, facts: Mapping[str, st
     )
 
 
+def _topics(found: list[Finding]) -> list[tuple[str, list[Finding]]]:
+    """Sentences under their headings, in their order."""
+    topics: dict[str, list[Finding]] = {}
+    for finding in found:
+        topics.setdefault(finding.topic, []).append(finding)
+    return list(topics.items())
+
+
 def _figures(comparison: Comparison) -> dict[str, str]:
     drawn = {"scores": figures.scores_figure(comparison)}
     if comparison.differences:
@@ -89,7 +97,7 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str]]:
     """(value, what it is): the numbers to see first."""
     label = LABELS[comparison.metric]
     shown = [*comparison.models[:2], *([comparison.best_baseline] if comparison.best_baseline else [])]
-    tiles = [(short(comparison.estimate(name).mean), f"{label}, {name}") for name in shown]
+    tiles = [(short(comparison.estimate(name).mean), f"{label}, {figures.cut(name, 26)}") for name in shown]
     return [
         *tiles,
         (f"{comparison.chance:g}", f"{label} at chance"),
