@@ -2,11 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 
+from bjepa.model.baselines.brainlm import brainlm
+from bjepa.model.baselines.brainmass import BRAINMASS
 from bjepa.model.baselines.connectivity import participant_edges
 from bjepa.model.baselines.coskewness import COSKEW_LOGISTIC, COSKEW_RIDGE
+from bjepa.model.baselines.jepa_scratch import scratch
 from bjepa.model.baselines.kernels import FC_KRR, FC_SVM
 from bjepa.model.baselines.linear import fit_linear, fit_ridge
+from bjepa.model.baselines.random_encoder import random_encoder
 from bjepa.model.baselines.static_mean import static_means
 from bjepa.model.baselines.tangent import TANGENT_LOGISTIC, TANGENT_RIDGE
 from bjepa.model.evaluation.cohort import Task
@@ -42,10 +47,20 @@ METHODS: dict[str, Method] = {
     "tangent-logistic": TANGENT_LOGISTIC,
     "coskew-ridge": COSKEW_RIDGE,
     "coskew-logistic": COSKEW_LOGISTIC,
+    "brainlm": brainlm(),
+    "brainlm-network_pairs": brainlm("network_pairs"),
+    "brainmass": BRAINMASS,
+    "scratch": scratch(),
+    "random-encoder": random_encoder(),
+    "random-encoder-network_pairs": random_encoder(pooling="network_pairs"),
 }
 
 # the same with the architecture and the gradients of a given model
-LIKE_A_MODEL: dict[str, Callable[[JEPA], Method]] = {}
+LIKE_A_MODEL: dict[str, Callable[[JEPA], Method]] = {
+    "scratch": scratch,
+    "random-encoder": random_encoder,
+    "random-encoder-network_pairs": partial(random_encoder, pooling="network_pairs"),
+}
 
 
 def default_methods(task: Task, data: ScanData) -> list[str]:
