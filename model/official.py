@@ -37,6 +37,8 @@ RENAMED = {
     ),
 }
 
+HEADS = {384: 6, 768: 12, 1024: 16}  # embed_dim -> num_heads of ViT-S, ViT-B, ViT-L
+
 
 def load_official_checkpoint(
     path: str | Path,
@@ -79,6 +81,38 @@ def load_official_checkpoint(
     jepa = JEPA(config, gradients)
     load_strictly(jepa, state, origin=str(path))
     return jepa.eval()
+
+
+def settings_of_released(path: str | Path, *, n_rois: int, num_heads: int | None = None) -> dict[str, int]:
+    """What `load_official_checkpoint` has to be told of a checkpoint: from its weights and the regions' number.
+
+    Heads cannot be seen in the weights: None takes those of the released sizes (HEADS); the predictor has as
+    many. Raises InputError where the weights do not fit `n_rois`, or are of another size and heads not given.
+    """
+    state = _released_state(Path(path))
+    try:
+        embed_dim, patch_size = state["context_encoder.patch_embed.proj.weight"].shape
+        n_tokens = len(state["context_encoder.positions.time"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a released checkpoint: {error} is missing or misshapen.") from error
+    if n_tokens % n_rois:
+        raise InputError(
+            f"{path} has {n_tokens} tokens, which are no whole number of patches of {n_rois} regions.",
+            hint="Give the gradients of the atlas it was trained with, one row a region.",
+        )
+    heads = num_heads or HEADS.get(embed_dim)
+    if heads is None or embed_dim % heads:
+        raise InputError(
+            f"{path} is {embed_dim} features wide; its attention heads "
+            + ("cannot be seen in the weights." if heads is None else f"cannot be {heads}."),
+            hint="Give --num-heads, the number it was trained with.",
+        )
+    return {
+        "n_frames": n_tokens // n_rois * patch_size,
+        "patch_size": patch_size,
+        "num_heads": heads,
+        "predictor_num_heads": heads,
+    }
 
 
 def from_official(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
