@@ -84,7 +84,7 @@ def load_official_checkpoint(
 
 
 def settings_of_released(path: str | Path, *, n_rois: int, num_heads: int | None = None) -> dict[str, int]:
-    """What `load_official_checkpoint` must be told of a checkpoint: from its weights and the number of regions.
+    """What `load_official_checkpoint` must be told: from a checkpoint's weights and the number of regions.
 
     Heads cannot be seen in the weights: None takes those of the released sizes (HEADS); the predictor has as
     many. Raises InputError where the weights do not fit `n_rois`, or are of another size and heads not given.
