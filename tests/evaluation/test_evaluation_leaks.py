@@ -1,6 +1,7 @@
 """Laws that every method keeps: the test part teaches nothing, the seed decides everything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from bjepa.model.baselines.methods import METHODS
 from bjepa.model.evaluation.cohort import Cohort
-from bjepa.model.evaluation.fold import Prediction
+from bjepa.model.evaluation.fold import Method, Prediction
 from bjepa.model.evaluation.protocol import fold_of
 from bjepa.model.evaluation.scan_data import ScanData, load_scan_data
 from bjepa.model.evaluation.splits import make_splits
@@ -32,7 +33,7 @@ def write_scans(folder: Path, *, spoilt: int | None = None) -> ScanData:
     x = rng.normal(size=(N, N_FRAMES, N_ROIS)) + common * (np.arange(N_ROIS) % 3)
     x += rng.normal(size=(N, 1, N_ROIS))
     if spoilt is not None:
-        x[spoilt] = SPOILT * (x[spoilt][::-1] ** 3 + 5)
+        x[spoilt] = SPOILT * (x[spoilt][::-1] + 2 * x[spoilt][:, :1] + 5)  # regions go together
     scans = [
         ShardScan(
             entities=dict.fromkeys(("session", "task", "run"), "")
@@ -86,8 +87,9 @@ def predict(tmp_path_factory: pytest.TempPathFactory) -> Predict:
     splits = {task: next(iter(make_splits(cohort, seed=3))) for task, cohort in cohorts.items()}
     data: dict[int | None, ScanData] = {}
 
-    def run(name: str, task: str, *, spoil: bool = False, seed: int = 0) -> Prediction:
-        cohort, split, method = cohorts[task], splits[task], METHODS[name]
+    def run(name: str | Method, task: str, *, spoil: bool = False, seed: int = 0) -> Prediction:
+        cohort, split = cohorts[task], splits[task]
+        method = METHODS[name] if isinstance(name, str) else name
         spoilt = int(split.test[-1]) if spoil else None
         if spoilt not in data:
             data[spoilt] = write_scans(tmp_path_factory.mktemp("scans"), spoilt=spoilt)
@@ -107,6 +109,19 @@ def test_law_a_test_participant_changes_no_other_prediction(predict: Predict, na
     assert_array_equal(found.values[:-1], spoilt.values[:-1])
     assert found.settings == spoilt.settings
     assert not np.array_equal(found.values[-1], spoilt.values[-1])  # the inputs of the test do arrive
+
+
+def test_the_law_finds_a_planted_leak(predict: Predict) -> None:
+    """A scaling fitted on all, which a method could only do in `inputs`, before the split."""
+    honest = METHODS["static-mean"]
+
+    def scaled_on_all(data: ScanData, participants: Sequence[str]) -> NDArray[np.float32]:
+        x = honest.inputs(data, participants)
+        return np.asarray((x - np.median(x)) / x.std(), dtype=np.float32) ** 3
+
+    leaky = replace(honest, inputs=scaled_on_all)
+    found, spoilt = (predict(leaky, "regression", spoil=spoil) for spoil in (False, True))
+    assert not np.allclose(found.values[:-1], spoilt.values[:-1])
 
 
 @pytest.mark.parametrize("name, task", EVERY)
