@@ -70,6 +70,7 @@ def regress_out(
 
     def left(of: NDArray[np.floating[Any]], at: NDArray[np.float64]) -> NDArray[Any]:
         explained = model.predict((at - centre) / scale).reshape(len(of), -1) - mean
-        return (of.reshape(len(of), -1) - explained).reshape(of.shape).astype(of.dtype)
+        rest: NDArray[Any] = (of.reshape(len(of), -1) - explained).reshape(of.shape).astype(of.dtype)
+        return rest
 
     return left(values, design), left(test_values, test_design)

@@ -106,4 +106,5 @@ def scaled(
 ) -> NDArray[np.float32]:
     """One series (T, R) with the scaling of `region_scaling`; missing regions are 0."""
     median, iqr = scaling
-    return np.nan_to_num((series - median) / iqr, nan=0.0).astype(np.float32)
+    filled: NDArray[np.float32] = np.nan_to_num((series - median) / iqr, nan=0.0).astype(np.float32)
+    return filled

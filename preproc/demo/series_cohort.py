@@ -110,4 +110,5 @@ def _series(
     signal += noise * rng.standard_normal(signal.shape)
     region = np.random.default_rng((population.seed, 0, STREAM)).normal(size=population.fc.shape[0])[chosen]
     level = LEVEL + REGION_SPREAD * region + PARTICIPANT_SPREAD * rng.standard_normal()
-    return (level + signal).astype(np.float32)
+    series: NDArray[np.float32] = (level + signal).astype(np.float32)
+    return series

@@ -45,7 +45,9 @@ def write_scans(folder: Path, *, spoilt: int | None = None) -> ScanData:
         )
         for i, series in enumerate(x)
     ]
-    rois = {column: [f"{column}{r}" for r in range(N_ROIS)] for column in ROI_COLUMNS}
+    rois: dict[str, Sequence[str]] = {
+        column: [f"{column}{r}" for r in range(N_ROIS)] for column in ROI_COLUMNS
+    }
     rois["network7"] = rois["network17"] = [f"net{r % 3}" for r in range(N_ROIS)]
     write_shard(
         folder / "shards" / "shard-00000.h5",

@@ -33,8 +33,10 @@ def ids(n: int = 37) -> set[str]:
     return {f"{i:02d}" for i in range(n)}
 
 
-def cohort_of(table: Path, target: str = "age", **options: str) -> Cohort:
-    return load_cohort(table, target=target, with_scan=ids(), **options)
+def cohort_of(
+    table: Path, target: str = "age", *, task: str = "auto", group: str = "participant_id"
+) -> Cohort:
+    return load_cohort(table, target=target, with_scan=ids(), task=task, group=group)
 
 
 def test_cohort_leaves_out_and_says_so(table: Path, caplog: pytest.LogCaptureFixture) -> None:
