@@ -108,7 +108,7 @@ def _series(
     white = rng.standard_normal((N_FRAMES + len(response) - 1, root.shape[1]))
     signal = fftconvolve(white, response[:, None], mode="valid", axes=0) @ root.T  # (N_FRAMES, n_chosen)
     signal += noise * rng.standard_normal(signal.shape)
-    region = np.random.default_rng((population.seed, 0, STREAM)).normal(size=population.fc.shape[0])[chosen]
-    level = LEVEL + REGION_SPREAD * region + PARTICIPANT_SPREAD * rng.standard_normal()
+    offset = np.random.default_rng((population.seed, 0, STREAM)).standard_normal(len(population.fc))
+    level = LEVEL + REGION_SPREAD * offset[chosen] + PARTICIPANT_SPREAD * rng.standard_normal()
     series: NDArray[np.float32] = (level + signal).astype(np.float32)
     return series
