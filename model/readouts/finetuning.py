@@ -197,7 +197,7 @@ def finetune(
         raise ValueError(f"n_seeds must be 1 or more, got {n_seeds}.")
     rows = np.arange(len(fold.inputs))
     train, val = rows[~fold.is_val], rows[fold.is_val]
-    read = _read_scaled(model, fold.inputs[train])
+    read = read_scaled(model, fold.inputs[train])
     n_frames = model.config.n_frames
     samples = [
         window_samples(part, read, n_frames=n_frames, target=target)
@@ -268,7 +268,7 @@ def _new_network(
     )
 
 
-def _read_scaled(model: JEPA, train: Recordings) -> ReadSeries:
+def read_scaled(model: JEPA, train: Recordings) -> ReadSeries:
     if knows_scaling(model):
         return as_the_model(model, train.reader)
     scaling = region_scaling(train)
