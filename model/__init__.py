@@ -11,7 +11,8 @@ What is watched   monitors, collapse (in words), online_probe, epoch_tally; runl
                   run_record, report <- report_figures
 What comes out    hub (the model folder), weights (checked), official and official_export (the released
                   container)
-How good it is    evaluation/, baselines/
+How good it is    evaluation/ (cohort, splits, folds, scores, the page), readouts/ (probes, fine-tuning),
+                  baselines/ (what a model must beat), explain/ (what it attends to and uses)
 
 Names are loaded when first used, so that importing this package stays quick.
 """

@@ -18,9 +18,8 @@ from bjepa.model.baselines.linear import fit_linear
 from bjepa.model.baselines.pretraining import Scaling, mean_by_owner
 from bjepa.model.evaluation.fold import Fold, Prediction
 from bjepa.model.evaluation.recordings import Recordings, scaled
-from bjepa.model.readouts.finetuning import tokens_on_grid
 from bjepa.model.readouts.pooling import BY_NETWORK, Pooling, network_numbers, pool
-from bjepa.model.readouts.windows import window_samples
+from bjepa.model.readouts.windows import tokens_on_grid, window_samples
 
 if TYPE_CHECKING:
     from bjepa.model.encoder import Encoder

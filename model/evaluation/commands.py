@@ -1,21 +1,25 @@
-"""What `bjepa-evaluate` does, one function a command; parsing and exit statuses are in cli/evaluate.py."""
+"""What `bjepa-evaluate` does, one function a command; parsing and exit statuses are in cli/evaluate.py.
+
+Models are given by name (a path, a name on the hub): the names tell results of several models apart.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bjepa.model.baselines.linear import fit_linear
 from bjepa.model.baselines.methods import check_methods, default_methods
-from bjepa.model.evaluation.embedding_file import Embeddings, embed_scans, write_embeddings
+from bjepa.model.evaluation.embedding_file import Embeddings, embed_scans, model_sha256, write_embeddings
 from bjepa.model.evaluation.evaluate import Protocol, baseline_methods, evaluate, prepare
 from bjepa.model.evaluation.fold import Method
+from bjepa.model.evaluation.model_methods import finetune_of, probe_of, readout_of, result_names
 from bjepa.model.evaluation.outputs import write_evaluation
+from bjepa.model.evaluation.pretrained_on import count_pretrained_on
 from bjepa.model.evaluation.protocol import MethodResult
-from bjepa.model.evaluation.report import PROBE
-from bjepa.model.evaluation.scan_data import ScanData, load_scan_data, participant_features
+from bjepa.model.evaluation.scan_data import ScanData, load_scan_data
+from bjepa.model.readouts.pooling import Pooling
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.shards import ShardReader
 
@@ -23,50 +27,72 @@ if TYPE_CHECKING:
     from bjepa.model import JEPA
 
 log = logging.getLogger(__name__)
-PROBE_SUMMARY = "mean of the target encoder's tokens, frozen; ridge or logistic regression"
 
 
 def run_embed(
-    model: JEPA, data: Path, output: Path, *, batch_size: int = 8, device: str | None = None
+    model: JEPA,
+    data: Path,
+    output: Path,
+    *,
+    pooling: Pooling = "mean",
+    batch_size: int = 8,
+    device: str | None = None,
 ) -> Embeddings:
     """Embed every scan of a folder of shards and write the embedding file."""
     if output.suffix not in (".h5", ".hdf5"):
         raise InputError(f"--output must name an .h5 file, got {output}.", hint="For example embedding.h5.")
-    embeddings = embed_scans(model, ShardReader(data), batch_size=batch_size, device=device)
+    embeddings = embed_scans(model, ShardReader(data), pooling=pooling, batch_size=batch_size, device=device)
     write_embeddings(output, embeddings)
     log.info("wrote %s: %d scans, %d features", output, *embeddings.embedding.shape)
     return embeddings
 
 
 def run_probe(
-    model: JEPA,
+    models: Mapping[str, JEPA],
     data: Path,
     protocol: Protocol,
     output: Path,
     *,
     methods: Sequence[str] = (),
+    pooling: Pooling = "mean",
+    head: str = "linear",
     batch_size: int = 8,
-    device: str | None = None,
     command: Sequence[str] = (),
 ) -> list[MethodResult]:
-    """Linear probe of the frozen embedding, and the baselines `methods` beside it under the same splits."""
-    scans = load_scan_data(data)
-    reader = _need_series(scans, "probe")
-    prepared = prepare(scans, protocol)
-    check_methods(methods, prepared[0].task)
-    baselines = baseline_methods(methods, scans)
-    embeddings = embed_scans(model, reader, batch_size=batch_size, device=device)
-    write_embeddings(output / "embedding.h5", embeddings)
-    probe = Method(
-        summary=PROBE_SUMMARY,
-        inputs=participant_features(lambda _: embeddings.embedding),
-        fit_predict=fit_linear,
-        needs_series=True,
+    """Read the frozen model out, and the baselines `methods` beside it under the same splits."""
+    ((_, model),) = models.items()
+    made = probe_of(model, pooling=pooling, head=head, batch_size=batch_size, device=protocol.device)
+    return _run(
+        "probe", models, {made.name: made.method}, data, protocol, output, methods, command, made.embeddings
     )
-    done = evaluate(scans, {PROBE: probe, **baselines}, protocol, prepared=prepared)
-    origin: dict[str, Any] = {"model_sha256": embeddings.model_sha256, "n_frames": embeddings.n_frames}
-    write_evaluation(output, done, models={PROBE: origin}, command=command)
-    return done.results
+
+
+def run_finetune(
+    models: Mapping[str, JEPA],
+    data: Path,
+    protocol: Protocol,
+    output: Path,
+    *,
+    methods: Sequence[str] = (),
+    pooling: Pooling = "mean",
+    settings: Mapping[str, Any] | None = None,
+    layer_decay: float = 0.75,
+    lora_rank: int | None = None,
+    n_seeds: int = 1,
+    command: Sequence[str] = (),
+) -> list[MethodResult]:
+    """Train a copy of the model on to the target, and the baselines `methods` under the same splits."""
+    ((_, model),) = models.items()
+    method = finetune_of(
+        model,
+        settings=settings or {},
+        pooling=pooling,
+        layer_decay=layer_decay,
+        lora_rank=lora_rank,
+        n_seeds=n_seeds,
+    )
+    name = "finetune" if lora_rank is None else "lora"
+    return _run("finetune", models, {name: method}, data, protocol, output, methods, command)
 
 
 def run_baselines(
@@ -75,6 +101,7 @@ def run_baselines(
     output: Path,
     *,
     methods: Sequence[str] | None = None,
+    learning_curves: bool = False,
     command: Sequence[str] = (),
 ) -> list[MethodResult]:
     """Baselines under one set of splits; None takes the quick ones that suit the task and the data."""
@@ -83,8 +110,92 @@ def run_baselines(
     names = default_methods(prepared[0].task, scans) if methods is None else list(methods)
     check_methods(names, prepared[0].task)
     done = evaluate(scans, baseline_methods(names, scans), protocol, prepared=prepared)
-    write_evaluation(output, done, models={}, command=command)
+    write_evaluation(output, done, models={}, command=command, learning_curves=learning_curves)
     return done.results
+
+
+def run_compare(
+    models: Mapping[str, JEPA],
+    data: Path,
+    protocol: Protocol,
+    output: Path,
+    *,
+    readouts: Sequence[str] = ("probe",),
+    methods: Sequence[str] | None = None,
+    learning_curves: bool = False,
+    batch_size: int = 8,
+    command: Sequence[str] = (),
+) -> list[MethodResult]:
+    """Models by several readouts, baselines and controls, on one page."""
+    scans = load_scan_data(data)
+    _need_series(scans, "compare")
+    prepared = prepare(scans, protocol)
+    task = prepared[0].task
+    names = [*default_methods(task, scans), "random-encoder"] if methods is None else list(methods)
+    check_methods(names, task)
+    like = next(iter(models.values())) if len(models) == 1 else None
+    of_models: dict[str, Method] = {}
+    origin: dict[str, str] = {}  # result -> model
+    short = result_names(list(models))
+    for name, model in models.items():
+        for readout in readouts:
+            result = readout if len(models) == 1 else f"{readout}:{short[name]}"
+            of_models[result] = readout_of(readout, model, batch_size=batch_size, device=protocol.device)
+            origin[result] = name
+    done = evaluate(
+        scans, {**of_models, **baseline_methods(names, scans, like=like)}, protocol, prepared=prepared
+    )
+    write_evaluation(
+        output,
+        done,
+        models={name: _facts(model) for name, model in models.items()},
+        of_models=list(of_models),
+        pretrained_on={
+            result: count_pretrained_on(Path(name), scans, done.cohort.participant_id)
+            for result, name in origin.items()
+        },
+        learning_curves=learning_curves,
+        command=command,
+    )
+    return done.results
+
+
+def _run(
+    command_name: str,
+    models: Mapping[str, JEPA],
+    of_model: dict[str, Method],
+    data: Path,
+    protocol: Protocol,
+    output: Path,
+    methods: Sequence[str],
+    command: Sequence[str],
+    embeddings: Any = None,
+) -> list[MethodResult]:
+    """One model by one readout, with baselines beside it. `embeddings`: from the shards, to be kept."""
+    scans = load_scan_data(data)
+    reader = _need_series(scans, command_name)
+    prepared = prepare(scans, protocol)
+    check_methods(methods, prepared[0].task)
+    ((source, model),) = models.items()
+    baselines = baseline_methods(methods, scans, like=model)
+    if embeddings is not None:
+        write_embeddings(output / "embedding.h5", embeddings(reader))
+    done = evaluate(scans, {**of_model, **baselines}, protocol, prepared=prepared)
+    write_evaluation(
+        output,
+        done,
+        models={source: _facts(model)},
+        of_models=list(of_model),
+        pretrained_on={
+            name: count_pretrained_on(Path(source), scans, done.cohort.participant_id) for name in of_model
+        },
+        command=command,
+    )
+    return done.results
+
+
+def _facts(model: JEPA) -> dict[str, Any]:
+    return {"model_sha256": model_sha256(model), "n_frames": int(model.config.n_frames)}
 
 
 def _need_series(scans: ScanData, command: str) -> ShardReader:

@@ -1,17 +1,19 @@
-"""Embedder: one vector per scan, the mean over the target encoder's tokens.
+"""Embedder: one vector per scan, pooled from the target encoder's tokens; by default their mean.
 
 Order of operations, per series:
   1. cut into consecutive windows of n_frames; frames left over at the end (fewer than n_frames) are not used
-  2. target encoder, without gradients, windows of all series batched together: tokens (N, D) per window;
+  2. target encoder, without gradients, windows of all series batched together: tokens (R, P, D) per window;
      regions that are missing in a series have none
-  3. mean over the tokens, then mean over the windows of the series
+  3. pooling of the tokens (model/readouts/pooling.py), then mean over the windows of the series
 
-Legend: T frames, R regions, B windows in a batch, N tokens, D embed_dim.
+Legend: T frames, R regions, B windows in a batch, P patches, D embed_dim, F features of a vector.
 Source: mean pooling as in Dong et al. 2024, "Brain-JEPA", arXiv:2409.19407, section 4.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,15 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from bjepa.model.tokens import pad
+from bjepa.model.readouts.pooling import (
+    BY_NETWORK,
+    Pooling,
+    check_pooling,
+    n_features,
+    network_numbers,
+    pool,
+)
+from bjepa.model.readouts.windows import tokens_on_grid
 from bjepa.preproc.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,22 +45,47 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     model : JEPA
         Gives the windows' length (`model.config.n_frames`) and the target encoder. Its weights and its mode
         (training or evaluation) stay as they are; it is moved to `device` where that is given.
+    pooling : str
+        mean, network, region, region_pairs, network_pairs or network_log: see model/readouts/pooling.py.
+    networks : (n_rois,) str, optional
+        The network of each region, for poolings by network; default: network17 of the model's atlas table.
     batch_size : int
         Windows in one forward pass; changes speed and memory, not the result.
     device : str or None
         `cpu`, `cuda`, `mps`; None leaves the model where it is.
     """
 
-    def __init__(self, model: JEPA, *, batch_size: int = 8, device: str | None = None) -> None:
+    def __init__(
+        self,
+        model: JEPA,
+        *,
+        pooling: Pooling = "mean",
+        networks: Sequence[str] | None = None,
+        batch_size: int = 8,
+        device: str | None = None,
+    ) -> None:
         self.model = model
+        self.pooling = pooling
+        self.networks = networks
         self.batch_size = batch_size
         self.device = device
 
     def fit(self, X: Iterable[NDArray[np.floating[Any]]], y: object = None) -> Embedder:
-        """Learn nothing but the size of what `transform` gives: `n_features_out_`, D."""
+        """Learn nothing but the size of what `transform` gives: `n_features_out_`, F.
+
+        Raises InputError on a pooling that is none, or by networks that nobody names.
+        """
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {self.batch_size}.")
-        self.n_features_out_ = int(self.model.config.embed_dim)
+        config = self.model.config
+        check_pooling(self.pooling, n_patches=config.n_patches)
+        network_R = self._network_numbers()
+        self.n_features_out_ = n_features(
+            self.pooling,
+            n_rois=config.n_rois,
+            embed_dim=config.embed_dim,
+            n_networks=0 if network_R is None else int(network_R.max()) + 1,
+        )
         return self
 
     def transform(
@@ -60,7 +95,9 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         t_r: Sequence[float] | None = None,
         valid: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
-        """Embeddings (n_series, D) float32 of series (T, R), each scaled as the model's training data were.
+        """Embeddings (n_series, F) float32 of series (T, R), each scaled as the model's training data were.
+
+        What is not known of a series (features, pairs of a missing region) is NaN; there is none with `mean`.
 
         A scan in its own units is scaled so by `model.about.scale(series)` (docs/sharing.md).
         `X` is read once, one batch of windows at a time (a ShardReader will do).
@@ -91,36 +128,52 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         if self.device is not None:
             self.model.to(self.device)
         device = next(encoder.parameters()).device
-        sums: list[NDArray[np.float64]] = []  # per series, (D,)
-        counts: list[int] = []
+        network_R = self._network_numbers()
+        network = None if network_R is None else torch.from_numpy(network_R).to(device)
+        sums: list[NDArray[np.float64]] = []  # per series, (F,)
+        counts: list[NDArray[np.int64]] = []
         was_training = encoder.training
         encoder.eval()  # no dropout
         try:
             for numbers, windows in self._batches(X):
                 x_BRT = torch.from_numpy(windows).to(device).transpose(1, 2)
-                index = None if valid is None else self._tokens_of(valid[numbers]).to(device)
+                present = np.ones(x_BRT.shape[:2], dtype=bool) if valid is None else valid[numbers]
+                present_BR = torch.from_numpy(present).to(device)
                 seconds = None if t_r is None else torch.tensor([t_r[i] for i in numbers], device=device)
                 with torch.no_grad():
-                    tokens_BND = encoder(x_BRT.contiguous(), index, t_r=seconds)
-                    n_tokens = tokens_BND.shape[1] if index is None else (index >= 0).sum(dim=1)[:, None]
-                    pooled_BD = (tokens_BND.sum(dim=1) / n_tokens).cpu().numpy()  # padding is 0
-                for number, pooled in zip(numbers, pooled_BD.astype(np.float64), strict=True):
+                    tokens_BRPD = tokens_on_grid(encoder, x_BRT.contiguous(), present_BR, seconds)
+                    pooled_BF = pool(tokens_BRPD, self.pooling, present_BR=present_BR, network_R=network)
+                for number, one in zip(numbers, pooled_BF.cpu().numpy().astype(np.float64), strict=True):
                     if number == len(sums):
-                        sums.append(np.zeros_like(pooled))
-                        counts.append(0)
-                    sums[number] += pooled
-                    counts[number] += 1
+                        sums.append(np.zeros_like(one))
+                        counts.append(np.zeros(one.shape, dtype=np.int64))
+                    known = np.isfinite(one)
+                    sums[number] += np.where(known, one, 0)
+                    counts[number] += known
         finally:
             encoder.train(was_training)
         if not sums:
             return np.empty((0, self.n_features_out_), dtype=np.float32)
-        mean: NDArray[np.float64] = np.stack(sums) / np.array(counts)[:, None]  # (n_series, D)
+        total, count = np.stack(sums), np.stack(counts)  # (n_series, F)
+        mean: NDArray[np.float64] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         return mean.astype(np.float32)
 
-    def _tokens_of(self, valid_BR: NDArray[np.bool_]) -> torch.Tensor:
-        """Numbers of the tokens of the valid regions, (B, K) int64 padded with -1."""
-        token_of_N = np.repeat(valid_BR, self.model.config.n_patches, axis=1)  # (B, N)
-        return pad([torch.from_numpy(np.flatnonzero(row)) for row in token_of_N])
+    def _network_numbers(self) -> NDArray[np.int64] | None:
+        """(R,) number of each region's network; None where the pooling needs none."""
+        if self.pooling not in BY_NETWORK:
+            return None
+        names = self.networks if self.networks is not None else _networks_of(self.model)
+        if names is None or len(set(names)) < 2:
+            raise InputError(
+                f"pooling {self.pooling!r} needs the network of each region, which "
+                f"{'the model does not name' if names is None else 'is the same for all'}.",
+                hint="Give `networks`, or take mean, region or region_pairs.",
+            )
+        if len(names) != self.model.config.n_rois:
+            raise InputError(
+                f"networks names {len(names)} regions, the model has {self.model.config.n_rois}."
+            )
+        return network_numbers(names)
 
     def _batches(
         self, series: Iterable[NDArray[np.floating[Any]]]
@@ -161,3 +214,11 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     @property
     def _n_features_out(self) -> int:  # scikit-learn's get_feature_names_out asks for it
         return self.n_features_out_
+
+
+def _networks_of(model: JEPA) -> list[str] | None:
+    """network17 of the model's atlas table, where it has one."""
+    if model.about is None or model.about.atlas_table is None:
+        return None
+    rows = list(csv.DictReader(io.StringIO(model.about.atlas_table), delimiter="\t"))
+    return [row["network17"] for row in rows] if rows and "network17" in rows[0] else None

@@ -1,9 +1,9 @@
 """Embeddings of a whole output folder, one row per scan, and the file that keeps them.
 
-/embedding        float32 (n_scans, D)
+/embedding        float32 (n_scans, D); NaN where a region that it needs is missing
 /scan_id          UTF-8 strings (n_scans)
 /participant_id   UTF-8 strings (n_scans)
-attrs             format format_version bjepa_version model_sha256 atlas_sha256 n_frames
+attrs             format format_version bjepa_version model_sha256 atlas_sha256 n_frames pooling
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 import bjepa
 from bjepa.model.evaluation.embedder import Embedder
+from bjepa.model.readouts.model_scaling import as_the_model
+from bjepa.model.readouts.pooling import BY_NETWORK, Pooling
 from bjepa.model.readouts.suits import check_fits as check_fits
 from bjepa.preproc.files import sha256_of_json, write_aside
 from bjepa.preproc.shards import ShardReader
@@ -40,38 +42,53 @@ class Embeddings:
     model_sha256: str  # of weights and configuration
     atlas_sha256: str  # of the shards
     n_frames: int
+    pooling: str = "mean"
 
 
 def embed_scans(
     model: JEPA,
     reader: ShardReader,
     *,
+    pooling: Pooling = "mean",
     batch_size: int = 8,
     device: str | None = None,
 ) -> Embeddings:
     """One embedding per scan: the mean over the embeddings of its series (the phases of a strided scan).
 
+    Series are scaled as the model's training data were (model/readouts/model_scaling.py), missing regions
+    have no tokens. A value that is NaN in some series is averaged over the others.
+
     Raises InputError where the model was made for other regions, for another atlas (if it knows which), or
-    for longer scans; the scans are named.
+    for longer scans (they are named); where the scaling of the shards cannot be undone.
     """
     check_fits(model, reader)
-    embedder = Embedder(model, batch_size=batch_size, device=device).fit(reader)
+    read = as_the_model(model, reader)
+    embedder = Embedder(
+        model,
+        pooling=pooling,
+        networks=reader.rois["network17"] if pooling in BY_NETWORK else None,
+        batch_size=batch_size,
+        device=device,
+    ).fit([])
     of_series = embedder.transform(  # (n_series, D)
-        reader,
+        (read(number) for number in range(len(reader))),
         t_r=[float(reader.scans["t_r_out"][scan]) for scan in reader.series_scan],
         valid=None if reader.valid.all() else reader.valid[reader.series_scan],
     )
-    n_scans = len(reader.scans["scan_id"])
-    sums = np.zeros((n_scans, of_series.shape[1]), dtype=np.float64)
-    np.add.at(sums, reader.series_scan, of_series)
-    n_phases = np.bincount(reader.series_scan, minlength=n_scans)  # (n_scans,)
+    known = np.isfinite(of_series)
+    sums = np.zeros((len(reader.scans["scan_id"]), of_series.shape[1]))
+    counts = np.zeros_like(sums)
+    np.add.at(sums, reader.series_scan, np.where(known, of_series, 0).astype(np.float64))
+    np.add.at(counts, reader.series_scan, known)
+    embedding = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)  # (n_scans, D)
     return Embeddings(
-        embedding=(sums / n_phases[:, None]).astype(np.float32),
+        embedding=embedding.astype(np.float32),
         scan_id=list(reader.scans["scan_id"]),
         participant_id=list(reader.scans["participant_id"]),
         model_sha256=model_sha256(model),
         atlas_sha256=reader.atlas_sha256,
         n_frames=int(model.config.n_frames),
+        pooling=pooling,
     )
 
 
@@ -96,6 +113,7 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
             model_sha256=embeddings.model_sha256,
             atlas_sha256=embeddings.atlas_sha256,
             n_frames=embeddings.n_frames,
+            pooling=embeddings.pooling,
         )
         file["embedding"] = embeddings.embedding
         for name, values in (

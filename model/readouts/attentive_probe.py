@@ -25,14 +25,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bjepa.model.encoder import Encoder
 from bjepa.model.evaluation.fold import Fold, Method, Prediction
 from bjepa.model.evaluation.recordings import Recordings, recordings_of
 from bjepa.model.evaluation.samples import Samples
 from bjepa.model.evaluation.scan_data import ScanData
-from bjepa.model.readouts.finetuning import read_scaled, tokens_on_grid
+from bjepa.model.readouts.finetuning import read_scaled
 from bjepa.model.readouts.fit_network import FitSettings, fit_network, predict_network
 from bjepa.model.readouts.suits import check_fits
-from bjepa.model.readouts.windows import window_samples
+from bjepa.model.readouts.windows import tokens_on_grid, window_samples
 
 if TYPE_CHECKING:
     from bjepa.model import JEPA
@@ -144,7 +145,7 @@ def fit_attentive_probe(fold: Fold, model: JEPA, *, settings: FitSettings = ATTE
     return Prediction(values, {"best_epoch": fitted.best_epoch, "n_trained_weights": n_trained})
 
 
-def _token_samples(encoder: nn.Module, windows: Samples) -> Samples:
+def _token_samples(encoder: Encoder, windows: Samples) -> Samples:
     """The same samples as tokens (B, N, D) and whether they exist (B, N), by the frozen encoder."""
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     device = next(encoder.parameters()).device

@@ -47,7 +47,7 @@ from bjepa.model.readouts.pooling import (
     pool,
 )
 from bjepa.model.readouts.suits import check_fits
-from bjepa.model.readouts.windows import token_index, window_samples
+from bjepa.model.readouts.windows import tokens_on_grid, window_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,21 +115,6 @@ class EncoderWithHead(nn.Module):
             pooled = pool(tokens_BRTD, self.pooling, present_BR=present_BR, network_R=self.network_R)
             out: Tensor = self.head(self.norm(pooled.nan_to_num(nan=0.0)))
             return out
-
-
-def tokens_on_grid(encoder: nn.Module, x_BRL: Tensor, present_BR: Tensor, t_r_B: Tensor | None) -> Tensor:
-    """(B, R, T, D) tokens; zeros where a region is missing, which took no part."""
-    B, R = present_BR.shape
-    T = x_BRL.shape[2] // encoder.config.patch_size  # type: ignore[union-attr,operator]
-    index = token_index(present_BR, n_patches=T)
-    tokens: Tensor = encoder(x_BRL, index, t_r=t_r_B)
-    if index is None:
-        return tokens.view(B, R, T, -1)
-    grid = tokens.new_zeros(B, R * T, tokens.shape[-1])
-    listed = index >= 0
-    scan = torch.arange(B, device=index.device)[:, None].expand_as(index)
-    grid = grid.index_put((scan[listed], index[listed]), tokens[listed])
-    return grid.view(B, R, T, -1)
 
 
 def finetune_method(

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bjepa.model.encoder import Encoder
 from bjepa.model.evaluation.recordings import Recordings
 from bjepa.model.evaluation.samples import Samples
 from bjepa.model.readouts.model_scaling import ReadSeries
@@ -61,6 +62,21 @@ def token_index(present_BR: Tensor, *, n_patches: int) -> Tensor | None:
         return None
     token_BN = present_BR.repeat_interleave(n_patches, dim=1)
     return pad([row.nonzero().flatten() for row in token_BN])
+
+
+def tokens_on_grid(encoder: Encoder, x_BRL: Tensor, present_BR: Tensor, t_r_B: Tensor | None) -> Tensor:
+    """(B, R, T, D) tokens; zeros where a region is missing, which took no part."""
+    B, R = present_BR.shape
+    T = x_BRL.shape[2] // encoder.config.patch_size
+    index = token_index(present_BR, n_patches=T)
+    tokens: Tensor = encoder(x_BRL, index, t_r=t_r_B)
+    if index is None:
+        return tokens.view(B, R, T, -1)
+    grid = tokens.new_zeros(B, R * T, tokens.shape[-1])
+    listed = index >= 0
+    scan = torch.arange(B, device=index.device)[:, None].expand_as(index)
+    grid = grid.index_put((scan[listed], index[listed]), tokens[listed])
+    return grid.view(B, R, T, -1)
 
 
 class _Kept:

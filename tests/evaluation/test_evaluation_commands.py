@@ -92,7 +92,7 @@ def test_probe_writes_the_files_of_the_contract(
     out = tmp_path / "probe"
     words = ("--target", "level", "--methods", "fc-ridge,static-mean", "--n-splits", "4", "--seed", "3")
     assert evaluate("probe", model, data, participants, *words, "--output", out) == 0
-    assert {p.name for p in out.iterdir()} == {*TABLES, "report.html", "run.json", "embedding.h5"}
+    assert {p.name for p in out.iterdir()} >= {*TABLES, "report.html", "run.json", "embedding.h5"}
     assert capsys.readouterr().out.strip() == str(out / "report.html")
 
     scores, means = rows(out / "scores.tsv"), rows(out / "summary.tsv")
@@ -122,7 +122,7 @@ def test_probe_writes_the_files_of_the_contract(
         assert run["model"]["model_sha256"] == file.attrs["model_sha256"]
         assert file["embedding"].shape == (N_PARTICIPANTS, 8)
     page = (out / "report.html").read_text()
-    assert "The embedding" in page and "45 participants are few" in page and page.count("<img") == 3
+    assert "The embedding" in page and "45 participants are few" in page and page.count("<svg") >= 3
 
 
 def test_same_bytes_and_same_splits_for_all(cohort: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
@@ -207,7 +207,12 @@ def test_embed(cohort: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
         (("--methods", "fc-ridge,fc-ridge"), "names a method twice"),
         (("--methods", "fc-ridge,"), "must be names between commas"),
         (("--n-splits", "1"), "--n-splits must be from 3"),
-        (("--splits", "x.tsv", "--seed", "0"), "--splits was given with --n-splits or --seed"),
+        (("--splits", "x.tsv", "--n-splits", "5"), "--splits was given with --n-splits, which"),
+        (("--leave-out", "sex", "--scheme", "k-fold"), "--leave-out was given with --scheme"),
+        (("--scheme", "holdout", "--n-repeats", "2"), "--scheme holdout was given with --n-repeats"),
+        (("--leave-out", "site"), "has no column 'site'"),
+        (("--confounds", "sex,age"), "--confounds names the target 'age'"),
+        (("--confounds", "motion"), "has no column 'motion'"),
         (("--splits", "x.tsv"), "x.tsv is not a table of splits"),
     ],
 )  # fmt: skip
@@ -238,7 +243,7 @@ def test_more_refusals(
     if not torch.cuda.is_available():
         assert evaluate("probe", model, data, participants, *words, "--device", "cuda") == 2
         assert "--device cuda" in capsys.readouterr().err
-    for wrong in (["finetune", "a"], [], ["embed", "m", "d", "--output", "e.h5", "--batch-size", "0"]):
+    for wrong in (["guess", "a"], [], ["embed", "m", "d", "--output", "e.h5", "--batch-size", "0"]):
         with pytest.raises(SystemExit) as stopped:
             main(wrong)
         assert stopped.value.code == 2
@@ -247,9 +252,9 @@ def test_more_refusals(
 def test_help_has_examples_and_the_log_level_goes_anywhere(
     cohort: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in (["--help"], ["probe", "--help"], ["embed", "--help"], ["baselines", "--help"]):
+    for words in ([], ["probe"], ["finetune"], ["embed"], ["baselines"], ["compare"], ["explain"]):
         with pytest.raises(SystemExit) as stopped:
-            main(words)
+            main([*words, "--help"])
         assert stopped.value.code == 0 and "examples:\n  bjepa-evaluate" in capsys.readouterr().out
     data, participants = cohort
     required = (data, participants, "--target", "age", "--methods", "static-mean", "--output", tmp_path / "o")
@@ -257,3 +262,96 @@ def test_help_has_examples_and_the_log_level_goes_anywhere(
     assert capsys.readouterr().err == ""
     assert evaluate("baselines", *required, "--log-level", "error") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_splits_by_seeds_and_by_site_and_repeats(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    data, participants = cohort
+    words = (data, participants, "--target", "age", "--methods", "fc-ridge", "--output")
+    assert evaluate("baselines", *words, tmp_path / "h", "--scheme", "holdout", "--n-splits", "4") == 0
+    assert evaluate("baselines", *words, tmp_path / "r", "--n-splits", "3", "--n-repeats", "2") == 0
+    assert evaluate("baselines", *words, tmp_path / "s", "--leave-out", "sex") == 0
+    sizes = {name: rows(tmp_path / name / "summary.tsv")[0] for name in "hrs"}
+    assert [sizes[name]["n_splits"] for name in "hrs"] == ["4", "6", "2"]
+    assert (sizes["h"]["n_train"], sizes["h"]["n_val"], sizes["h"]["n_test"]) == ("27", "9", "9")
+    tested = [r["participant_id"] for r in rows(tmp_path / "r" / "predictions.tsv")]
+    assert sorted(tested) == sorted(2 * [f"sub-{i:02d}" for i in range(N_PARTICIPANTS)])
+    women = {f"sub-{i:02d}" for i in range(0, N_PARTICIPANTS, 2)}
+    left_out = rows(tmp_path / "s" / "splits.tsv")
+    assert {r["participant_id"] for r in left_out if r["split"] == "0" and r["role"] == "test"} == women
+    run = json.loads((tmp_path / "s" / "run.json").read_text())
+    assert run["scheme"] == "leave-out sex" and run["n_splits"] == 2
+
+    again = ("--splits", tmp_path / "h" / "splits.tsv", "--seed", "0")
+    assert evaluate("baselines", *words, tmp_path / "h2", *again) == 0
+    for table in TABLES:
+        assert (tmp_path / "h" / table).read_bytes() == (tmp_path / "h2" / table).read_bytes()
+
+
+def test_confounds_are_shown_with_and_without(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    """Age is in connectivity, `level` in the levels: without level, levels find nothing; age stays."""
+    data, participants = cohort
+    words = (data, participants, "--methods", "fc-ridge,static-mean", "--n-permutations", "19", "--output")
+    assert evaluate("baselines", *words, tmp_path / "age", "--target", "age", "--confounds", "level,sex") == 0
+    by_age = summary(tmp_path / "age")
+    assert by_age["fc-ridge-adjusted", "r2"] > 0.5 and by_age["confounds", "r2"] < 0.2
+    p = {(r["method"], r["metric"]): r["p_permutation"] for r in rows(tmp_path / "age" / "summary.tsv")}
+    assert p["fc-ridge", "r2"] == "0.05" and float(p["static-mean", "r2"]) > 0.05
+    assert p["fc-ridge", "mae"] == "n/a"
+    run = json.loads((tmp_path / "age" / "run.json").read_text())
+    assert run["confounds"] == ["level", "sex"] and run["not_adjusted"] == []
+
+    lines = [line.split("\t") for line in participants.read_text().splitlines()]
+    high = [[*lines[0], "high"], *([*line, str(int(float(line[2]) > 0))] for line in lines[1:])]
+    participants.write_text("\n".join("\t".join(line) for line in high) + "\n")
+    assert evaluate("baselines", *words, tmp_path / "high", "--target", "high", "--confounds", "level") == 0
+    by_level = summary(tmp_path / "high")
+    assert by_level["static-mean", "auc"] > 0.9 and by_level["confounds", "auc"] > 0.95
+    assert by_level["static-mean-adjusted", "auc"] < 0.75
+
+
+def test_motion_of_the_scans_may_be_a_confound(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    data, participants = cohort
+    lines = ["scan_id\tparticipant_id\tfd_mean"]
+    lines += [f"s{i}\t{i:02d}\t{0.1 + i / 100}" for i in range(N_PARTICIPANTS)]
+    (data / "scans.tsv").write_text("\n".join(lines) + "\n")
+    words = (data, participants, "--target", "age", "--methods", "fc-ridge", "--output", tmp_path / "out")
+    assert evaluate("baselines", *words, "--confounds", "fd_mean") == 0
+    assert ("confounds", "r2") in summary(tmp_path / "out")
+
+
+def test_finetune_and_compare(cohort: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
+    data, participants = cohort
+    words = ("--target", "level", "--n-splits", "3", "--max-epochs", "2", "--device", "cpu", "--output")
+    fine = tmp_path / "finetuned"
+    assert evaluate("finetune", model, data, participants, *words, fine, "--methods", "scratch") == 0
+    assert {r["method"] for r in rows(fine / "summary.tsv")} == {"finetune", "scratch"}
+    run = json.loads((fine / "run.json").read_text())
+    assert run["methods"]["finetune"]["layer_decay"] == 0.75 and run["model"]["n_frames"] == N_FRAMES
+
+    readouts = ("--readouts", "probe,probe-network_pairs,released-probe,attentive-probe,lora")
+    out = tmp_path / "all"
+    assert evaluate("compare", data, participants, "--model", model, *readouts, *words, out) == 0
+    methods = list(dict.fromkeys(r["method"] for r in rows(out / "summary.tsv")))
+    assert methods == [*readouts[1].split(","), "static-mean", "fc-ridge", "random-encoder"]
+    assert (out / "splits.tsv").read_bytes() == (fine / "splits.tsv").read_bytes()
+    assert json.loads((out / "run.json").read_text())["splits_sha256"] == run["splits_sha256"]
+    assert (out / "differences.tsv").is_file() and "level was predicted" in (out / "summary.txt").read_text()
+
+    two = ("--model", model, "--model", model / "model", "--methods", "fc-ridge")
+    assert evaluate("compare", data, participants, *two, *words, tmp_path / "two") == 0
+    names = list(dict.fromkeys(r["method"] for r in rows(tmp_path / "two" / "summary.tsv")))
+    assert len(names) == 3 and all(name.startswith("probe:") for name in names[:2])
+
+
+def test_what_would_be_ignored_is_refused(
+    cohort: tuple[Path, Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, participants = cohort
+    words = (data, participants, "--target", "age", "--output", tmp_path / "eval")
+    assert evaluate("probe", model, *words, "--head", "attentive", "--pooling", "region") == 2
+    assert "--pooling region was given with --head attentive" in capsys.readouterr().err
+    assert evaluate("compare", *words, "--model", model, "--readouts", "prob") == 2
+    assert "'prob' is no readout" in capsys.readouterr().err
+    assert evaluate("probe", model, *words, "--gradients", participants) == 2
+    assert "--gradients was given, but" in capsys.readouterr().err
+    assert not (tmp_path / "eval").exists()

@@ -84,7 +84,13 @@ def test_law_left_over_frames_do_not_matter_and_all_windows_do(
 
 def test_follows_scikit_learn(jepa: JEPA, scans: list[NDArray[np.float32]]) -> None:
     embedder = Embedder(jepa, batch_size=3, device="cpu")
-    assert embedder.get_params(deep=False) == {"model": jepa, "batch_size": 3, "device": "cpu"}
+    assert embedder.get_params(deep=False) == {
+        "model": jepa,
+        "pooling": "mean",
+        "networks": None,
+        "batch_size": 3,
+        "device": "cpu",
+    }
     assert vars(embedder) == embedder.get_params(deep=False)  # the constructor stores and does nothing else
     copy = clone(embedder)
     assert copy.model is not jepa
