@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from bjepa.cli._common import DONE, at_least
+from bjepa.cli._evaluate_options import DATA_HELP, add_device, add_model, device_of, load_named_model
 
 EXAMPLES = """\
   bjepa-evaluate explain RUN OUT --output explain
@@ -15,12 +16,8 @@ EXAMPLES = """\
 
 def add_explain_options(parser: argparse.ArgumentParser) -> None:
     """All that follows `explain`."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="run folder of bjepa-train, its folder 'model', or owner/name of the Hugging Face Hub",
-    )
-    parser.add_argument("data", type=Path, metavar="DATA", help="output folder of bjepa-preprocess")
+    add_model(parser)
+    parser.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for tables, pictures and report"
     )
@@ -111,18 +108,11 @@ def add_explain_options(parser: argparse.ArgumentParser) -> None:
     )
 
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="default: 0")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto"
-    )
-    parser.add_argument(
-        "--batch-size", type=at_least(1), default=8, metavar="N", help="windows at a time; default: 8"
-    )
+    add_device(parser)
 
 
 def explain_from_args(args: argparse.Namespace) -> int:
     """Run it; the exit status. `args.words` is the command line."""
-    from bjepa.model import load_model
-    from bjepa.model.device import choose_device
     from bjepa.model.explain.options import ExplainOptions
     from bjepa.model.explain.run import run_explain
 
@@ -143,13 +133,13 @@ def explain_from_args(args: argparse.Namespace) -> int:
         sanity_draws=args.sanity_draws,
     )
     run_explain(
-        load_model(args.model),
+        load_named_model(args.model, args),
         args.data,
         args.output,
         participants=args.participants,
         target=args.target,
         options=options,
-        device=str(choose_device(args.device)),
+        device=device_of(args),
         command=args.words,
     )
     print(args.output / "report.html")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bjepa.cli._common import DONE, at_least, command_parser, number, run
+from bjepa.cli._evaluate_explain import EXAMPLES as EXPLAIN_EXAMPLES
 from bjepa.cli._evaluate_explain import add_explain_options, explain_from_args
 from bjepa.cli._evaluate_options import (
     DATA_HELP,
@@ -63,9 +64,6 @@ COMPARE_EXAMPLES = """\
       --readouts probe,finetune --methods fc-ridge,static-mean,random-encoder,scratch --output eval
   bjepa-evaluate compare OUT participants.tsv --target sex --model RUN --confounds age,fd_mean \\
       --n-permutations 200 --learning-curve --output eval"""
-EXPLAIN_EXAMPLES = """\
-  bjepa-evaluate explain RUN OUT --output maps
-  bjepa-evaluate explain RUN OUT --participants participants.tsv --target age --output maps"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,9 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(
         add_command(commands, "compare", "models, baselines and controls on one page", COMPARE_EXAMPLES)
     )
-    explain = add_command(commands, "explain", "which regions a model attends to and uses", EXPLAIN_EXAMPLES)
-    add_explain_options(explain)
-    add_gradients(explain)
+    add_explain_options(
+        add_command(commands, "explain", "which regions a model attends to and uses", EXPLAIN_EXAMPLES)
+    )
     return parser
 
 
