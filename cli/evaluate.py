@@ -200,7 +200,9 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "finetune, lora; default: probe",
     )
     _add_methods(
-        parser, "baselines and controls; default: the quick ones that suit the task, and random-encoder"
+        parser,
+        "baselines and controls; default: the quick ones that suit the task, and for each readout the same "
+        "without pretraining (random-encoder, scratch)",
     )
     parser.add_argument("--learning-curve", action="store_true", help="scores of fewer participants too")
     add_device(parser)
@@ -213,7 +215,8 @@ def _add_methods(parser: argparse.ArgumentParser, default: str) -> None:
 
 METHOD_NAMES = (
     "static-mean, fc-ridge, fc-logistic, fc-svm, fc-krr, tangent-ridge, tangent-logistic, coskew-ridge, "
-    "coskew-logistic, brainnetcnn, bnt, braingnn, brainlm, brainmass, scratch, random-encoder"
+    "coskew-logistic, brainnetcnn, bnt, braingnn, brainlm, brainmass, scratch, random-encoder, "
+    "random-encoder-POOLING"
 )
 
 

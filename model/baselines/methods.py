@@ -18,7 +18,11 @@ from bjepa.model.evaluation.cohort import Task
 from bjepa.model.evaluation.fold import Method
 from bjepa.model.evaluation.scan_data import ScanData, participant_features
 from bjepa.model.jepa import JEPA
+from bjepa.model.readouts.pooling import Pooling
 from bjepa.preproc.errors import InputError
+
+# beside the mean: a model is compared with a random encoder that is read out in the same way
+OTHER_POOLINGS: tuple[Pooling, ...] = ("network", "region", "region_pairs", "network_pairs", "network_log")
 
 METHODS: dict[str, Method] = {
     "static-mean": Method(
@@ -52,14 +56,14 @@ METHODS: dict[str, Method] = {
     "brainmass": BRAINMASS,
     "scratch": scratch(),
     "random-encoder": random_encoder(),
-    "random-encoder-network_pairs": random_encoder(pooling="network_pairs"),
+    **{f"random-encoder-{pooling}": random_encoder(pooling=pooling) for pooling in OTHER_POOLINGS},
 }
 
 # the same with the architecture and the gradients of a given model
 LIKE_A_MODEL: dict[str, Callable[[JEPA], Method]] = {
     "scratch": scratch,
     "random-encoder": random_encoder,
-    "random-encoder-network_pairs": partial(random_encoder, pooling="network_pairs"),
+    **{f"random-encoder-{pooling}": partial(random_encoder, pooling=pooling) for pooling in OTHER_POOLINGS},
 }
 
 

@@ -18,6 +18,7 @@ from bjepa.model.evaluation.model_methods import finetune_of, probe_of, readout_
 from bjepa.model.evaluation.outputs import write_evaluation
 from bjepa.model.evaluation.pretrained_on import count_pretrained_on
 from bjepa.model.evaluation.protocol import MethodResult
+from bjepa.model.evaluation.roles import untrained_as
 from bjepa.model.evaluation.scan_data import ScanData, load_scan_data
 from bjepa.model.readouts.pooling import Pooling
 from bjepa.preproc.errors import InputError
@@ -131,7 +132,10 @@ def run_compare(
     _need_series(scans, "compare")
     prepared = prepare(scans, protocol)
     task = prepared[0].task
-    names = [*default_methods(task, scans), "random-encoder"] if methods is None else list(methods)
+    if methods is None:
+        untrained = dict.fromkeys(untrained_as(readout) for readout in readouts)
+        methods = [*default_methods(task, scans), *untrained]
+    names = list(methods)
     check_methods(names, task)
     like = next(iter(models.values())) if len(models) == 1 else None
     of_models: dict[str, Method] = {}

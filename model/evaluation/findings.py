@@ -8,7 +8,15 @@ from typing import NamedTuple
 from bjepa.model.evaluation.comparison import Comparison
 from bjepa.model.evaluation.metrics import LABELS
 from bjepa.model.evaluation.paired import ALPHA, PairedDifference
-from bjepa.model.evaluation.roles import ADJUSTED, CONFOUNDS, CONTROL, LINEAR_FC, PROBE, UNTRAINED
+from bjepa.model.evaluation.roles import (
+    ADJUSTED,
+    CONFOUNDS,
+    CONTROL,
+    LINEAR_FC,
+    PROBE,
+    UNTRAINED,
+    untrained_as,
+)
 from bjepa.model.evaluation.wording import and_list, format_estimate, format_p, short
 
 TOPICS = CHANCE_TOPIC, CONFOUND_TOPIC, TRUST_TOPIC = (
@@ -97,10 +105,17 @@ def _what_it_means(
             f"{called(comparison, model)} is more than that is not known.",
             True,
         )
-    if UNTRAINED in against and not beaten(UNTRAINED):
+    untrained = untrained_as(model)
+    if untrained in against and not beaten(untrained):
         yield Finding(
-            f"{subject} is not better than the same encoder with random weights ({UNTRAINED}): its "
+            f"{subject} is not better than the same encoder with random weights ({untrained}): its "
             "pretraining adds nothing that is shown here.",
+            True,
+        )
+    elif untrained not in against and any(name.startswith(UNTRAINED) for name in against):
+        yield Finding(
+            f"No untrained encoder was read out as {called(comparison, model)} is ({untrained}): whether its "
+            "pretraining adds anything is not known.",
             True,
         )
     rest = [name for name in against if name not in (CONTROL, CONFOUNDS)]

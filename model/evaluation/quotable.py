@@ -6,7 +6,7 @@ import bjepa
 from bjepa.model.evaluation.comparison import Comparison
 from bjepa.model.evaluation.intervals import Estimate
 from bjepa.model.evaluation.metrics import LABELS
-from bjepa.model.evaluation.roles import ADJUSTED, CONTROL, UNTRAINED
+from bjepa.model.evaluation.roles import ADJUSTED, CONTROL, untrained_as
 from bjepa.model.evaluation.wording import format_estimate, format_p
 
 BESIDE = {"regression": ("r", "mae"), "classification": ("balanced_accuracy",)}  # the main metric
@@ -84,10 +84,11 @@ def _best_baseline(comparison: Comparison, name: str) -> str:
 
 def _controls(comparison: Comparison, name: str) -> str:
     label = LABELS[comparison.metric]
-    words = {CONTROL: "static regional means", UNTRAINED: "an encoder with random weights"}
+    untrained = untrained_as(name)
+    words = {CONTROL: "static regional means", untrained: "the encoder without pretraining"}
     told = [
         f"{words[n]} {format_estimate(comparison.estimate(n))}"
-        for n in (CONTROL, UNTRAINED)
+        for n in (CONTROL, untrained)
         if n in comparison.names and n != name
     ]
     return f"Controls reached, in {label}: {'; '.join(told)}." if told else ""

@@ -7,6 +7,7 @@ from typing import Literal
 
 PROBE = "probe"  # the linear probe of the model's mean tokens
 CONTROL, UNTRAINED, CONFOUNDS = "static-mean", "random-encoder", "confounds"
+SCRATCH = "scratch"  # the encoder with random weights, trained to the target
 ADJUSTED = "-adjusted"  # the end of the name of a result after confounds were regressed out
 LINEAR_FC = ("fc-ridge", "fc-logistic")  # what a model has to beat first
 
@@ -19,5 +20,18 @@ def role_of(name: str, models: Collection[str]) -> Role:
         return "adjusted"
     if name in models:
         return "model"
-    fixed: dict[str, Role] = {CONTROL: "control", UNTRAINED: "untrained", CONFOUNDS: "confounds"}
+    if name.startswith(UNTRAINED):
+        return "untrained"
+    fixed: dict[str, Role] = {CONTROL: "control", CONFOUNDS: "confounds"}
     return fixed.get(name, "baseline")
+
+
+def untrained_as(model: str) -> str:
+    """The same network without pretraining, read out as the result `model` is.
+
+    probe: random-encoder; probe-network: random-encoder-network; finetune and lora: scratch.
+    """
+    readout = model.split(":")[0]  # of several models: READOUT:MODEL
+    if readout in ("finetune", "lora"):
+        return SCRATCH
+    return UNTRAINED + readout.removeprefix(PROBE) if readout.startswith(PROBE) else UNTRAINED

@@ -332,7 +332,8 @@ def test_finetune_and_compare(cohort: tuple[Path, Path], model: Path, tmp_path: 
     out = tmp_path / "all"
     assert evaluate("compare", data, participants, "--model", model, *readouts, *words, out) == 0
     methods = list(dict.fromkeys(r["method"] for r in rows(out / "summary.tsv")))
-    assert methods == [*readouts[1].split(","), "static-mean", "fc-ridge", "random-encoder"]
+    untrained = ["random-encoder", "random-encoder-network_pairs", "scratch"]  # one for each readout
+    assert methods == [*readouts[1].split(","), "static-mean", "fc-ridge", *untrained]
     assert (out / "splits.tsv").read_bytes() == (fine / "splits.tsv").read_bytes()
     assert json.loads((out / "run.json").read_text())["splits_sha256"] == run["splits_sha256"]
     assert (out / "differences.tsv").is_file() and "level was predicted" in (out / "summary.txt").read_text()
