@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 
+from bjepa.model.baselines.bnt import BNT
+from bjepa.model.baselines.braingnn import BRAINGNN
 from bjepa.model.baselines.brainlm import brainlm
 from bjepa.model.baselines.brainmass import BRAINMASS
+from bjepa.model.baselines.brainnetcnn import BRAINNETCNN
 from bjepa.model.baselines.connectivity import participant_edges
 from bjepa.model.baselines.coskewness import COSKEW_LOGISTIC, COSKEW_RIDGE
 from bjepa.model.baselines.jepa_scratch import scratch
@@ -51,6 +54,9 @@ METHODS: dict[str, Method] = {
     "tangent-logistic": TANGENT_LOGISTIC,
     "coskew-ridge": COSKEW_RIDGE,
     "coskew-logistic": COSKEW_LOGISTIC,
+    "brainnetcnn": BRAINNETCNN,
+    "bnt": BNT,
+    "braingnn": BRAINGNN,
     "brainlm": brainlm(),
     "brainlm-network_pairs": brainlm("network_pairs"),
     "brainmass": BRAINMASS,
