@@ -9,7 +9,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO ?= demo-output
 # The stamp carries the checkout's path, so a moved or copied .venv is rebuilt.
 READY := $(VENV)/ready-$(shell pwd | cksum | cut -d' ' -f1)
-.PHONY: demo test test-all check links constraints clean
+.PHONY: demo test test-all check brainmarks links constraints clean
 
 demo: $(READY)
 	$(VENV)/bin/bjepa-demo $(DEMO) --overwrite
@@ -22,6 +22,10 @@ check: $(READY)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+brainmarks:  # The public suite's own smoke test on our plugin, in an environment of its own (its pins differ).
+	$(PYTHON) -m venv --clear .venv-brainmarks
+	.venv-brainmarks/bin/python -m pip install --quiet brainmarks pytest .
+	.venv-brainmarks/bin/python -m pytest -q tests/evaluation/test_brainmarks_plugin.py
 links:  # Puts back links which an archive tool or a Windows checkout turned into files.
 	@for p in preproc gradients model cli; do test -f src/bjepa/$$p/__init__.py || \
 	  { rm -f src/bjepa/$$p && ln -s ../../$$p src/bjepa/$$p && rm -rf .mypy_cache; } || exit 1; done
@@ -40,4 +44,4 @@ constraints:  # Maintainers only; needs uv.
 	uv pip compile --universal --python-version 3.11 --extra dev --no-annotate --no-header --upgrade \
 	  --constraint constraints/torch.in --output-file constraints/cpu.txt pyproject.toml
 clean:
-	rm -rf $(VENV) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage
+	rm -rf $(VENV) .venv-brainmarks $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage

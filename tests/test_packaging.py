@@ -31,7 +31,8 @@ def test_wheel_holds_the_tree(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = {name for name in wheel.namelist() if not name.split("/")[0].endswith(".dist-info")}
-    assert packed == _files() | {"bjepa/__init__.py", "bjepa/py.typed"}
+    plugin = "brainmarks/models/bjepa.py"  # in the namespace where that package looks for models
+    assert packed == _files() | {"bjepa/__init__.py", "bjepa/py.typed", plugin}
 
 
 def test_src_is_four_links() -> None:
