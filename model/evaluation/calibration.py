@@ -9,7 +9,8 @@ Classification, of the positive class of two, of each class against the rest wit
   ece           expected calibration error: |share - mean prediction| over the bins, weighted by their counts
                 (Naeini et al. 2015), the mean over classes. Noise alone makes it positive:
                 `ece_if_calibrated` is what it would be if outcomes were drawn from the predictions
-                (Bröcker & Smith 2007, doi:10.1175/WAF993.1)
+                (Bröcker & Smith 2007, doi:10.1175/WAF993.1). Resampling adds noise of its own, so the
+                interval of ece is moved back by as much as the resampled mean is above it
 Regression:
   slope, intercept   of true on predicted values by least squares; 1 and 0 are ideal. A slope below 1:
                      predictions are too far apart; above 1: too close to their mean
@@ -134,7 +135,10 @@ def _of_probabilities(pairs: OutOfFold, classes: list[str], n_bins: int, seed: i
         return np.stack([total[:, 1] / n, base, ece], axis=1)
 
     names = ("brier", "brier_base_rate", "ece")
-    measures = dict(zip(names, resample_groups(sums, statistic, seed=seed), strict=True))
+    estimates = resample_groups(sums, statistic, seed=seed, biased=[names.index("ece")])
+    measures = dict(zip(names, estimates, strict=True))
+    ece = measures["ece"]
+    measures["ece"] = ece._replace(low=max(0.0, ece.low))
     measures["ece_if_calibrated"] = _ece_of_calibrated(pairs, shown, belongs, seed)
     return Calibration(n=len(pairs.row), bins=bins, measures=measures)
 

@@ -103,7 +103,7 @@ def learning_curve(
             scores.append(score(cohort.task, target, method.fit_predict(smaller).values))
             sizes.append((len(part), len(target)))
         if len(scores) < splits.n_splits:
-            log.warning("learning curve: %.0f %% of the participants are too few to fit on", 100 * fraction)
+            log.info("learning curve: %.0f %% of the participants are too few to fit on", 100 * fraction)
             continue
         n_train, n_test = np.mean(sizes, axis=0).tolist()
         estimates = {

@@ -9,7 +9,7 @@ p pairs, g groups, c classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,12 +71,14 @@ def resample_groups(
     *,
     seed: int,
     n_resamples: int = N_RESAMPLES,
+    biased: Collection[int] = (),
 ) -> list[Estimate]:
     """Percentile intervals (95 %) of statistics that are functions of sums over pairs.
 
     `sums` (g, k): what each group adds to k sums. `statistic`: k sums (n, k) -> n values of m statistics
     (n, m). Returns m estimates; the mean is the statistic of the sample itself. Values that are not defined
-    in a resample (a class is absent) are left out of its quantiles.
+    in a resample (a class is absent) are left out of its quantiles. `biased`: numbers of statistics that
+    noise makes larger, so resampling, which adds noise, does too; their quantiles are moved back by that.
     """
     rng, g = np.random.default_rng(seed), len(sums)
     drawn = []
@@ -87,12 +89,14 @@ def resample_groups(
         drawn.append(statistic(times @ sums))
     values = np.concatenate(drawn)
     estimates = []
-    for own, resampled in zip(statistic(sums.sum(axis=0, keepdims=True))[0], values.T, strict=True):
+    of_sample = statistic(sums.sum(axis=0, keepdims=True))[0]
+    for number, (own, resampled) in enumerate(zip(of_sample, values.T, strict=True)):
         known = resampled[np.isfinite(resampled)]
         if not np.isfinite(own) or not len(known):
             estimates.append(Estimate(float("nan"), float("nan"), float("nan")))
         else:
-            estimates.append(Estimate(float(own), *np.quantile(known, [0.025, 0.975]).tolist()))
+            low, high = np.quantile(known, [0.025, 0.975]) + (own - known.mean()) * (number in biased)
+            estimates.append(Estimate(float(own), float(low), float(high)))
     return estimates
 
 

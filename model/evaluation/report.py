@@ -156,24 +156,25 @@ def _adjusted_rows(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def _check_table(comparison: Comparison) -> dict[str, Any]:
-    """Methods in rows, confounds in columns; cells are (text, whether shown after the correction)."""
+    """Methods in rows, confounds in columns; cells are (text, whether shown after the correction).
+
+    With more than two classes a cell is of the class with the smallest p; the table of the file has them all.
+    """
     columns = list(dict.fromkeys((c.confound, c.statistic) for c in comparison.checks))
-    names = list(dict.fromkeys((c.method, c.class_name) for c in comparison.checks))
-    cell = {(c.method, c.class_name, c.confound): c for c in comparison.checks}
     several = len(comparison.cohort.classes) > 2
-    rows = []
-    for method, class_name in names:
-        found = [cell[method, class_name, confound] for confound, _ in columns]
-        cells = [
-            (
-                f"{format_estimate(c.estimate)}, {format_p(c.p_holm)}" if c.p == c.p else "no variation",
-                c.p_holm < ALPHA,
-            )
-            for c in found
-        ]
-        rows.append((f"{method}, {class_name}" if several else method, cells))
+    rows: dict[str, list[tuple[str, bool]]] = {}
+    for method in dict.fromkeys(c.method for c in comparison.checks):
+        for confound, _ in columns:
+            found = [c for c in comparison.checks if (c.method, c.confound) == (method, confound)]
+            c = min(found, key=lambda check: check.p if math.isfinite(check.p) else 2.0)
+            text = f"{format_estimate(c.estimate)}, {format_p(c.p_holm)}"
+            if not math.isfinite(c.p):
+                text = "no variation"
+            elif several:
+                text = f"{figures.cut(c.class_name, 16)}: {text}"
+            rows.setdefault(method, []).append((text, c.p_holm < ALPHA))
     words = {"partial_r": "partial r", "partial_eta_squared": "partial η²"}
-    return {"columns": [f"{name}, {words[kind]}" for name, kind in columns], "rows": rows}
+    return {"columns": [f"{name}, {words[kind]}" for name, kind in columns], "rows": list(rows.items())}
 
 
 def _measures(comparison: Comparison, names: list[str]) -> list[tuple[str, list[str]]]:

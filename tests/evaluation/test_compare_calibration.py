@@ -162,6 +162,15 @@ def test_interval_of_ece_if_calibrated_holds_what_it_says() -> None:
     assert 0.90 <= np.mean(inside) <= 0.99
 
 
+def test_ece_lies_in_its_interval_though_resampling_raises_it() -> None:
+    rng = np.random.default_rng(8)
+    p = rng.dirichlet(np.ones(6), size=104)  # many classes, few in each: mostly noise
+    target = np.array([rng.choice(6, p=row) for row in p])
+    cohort = cohort_of(target, tuple("abcdef"))
+    ece = calibrate(pairs_of(p, cohort), cohort).measures["ece"]
+    assert 0 <= ece.low < ece.mean < ece.high < 0.2
+
+
 def test_law_relatives_widen_the_intervals() -> None:
     """Each participant four times over, as a family, is no more evidence than once."""
     rng = np.random.default_rng(6)

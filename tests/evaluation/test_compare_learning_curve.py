@@ -114,6 +114,7 @@ def test_parts_too_small_are_left_out_and_told(caplog: pytest.LogCaptureFixture)
     x, _ = wide(40)
     cohort = cohort_of(np.arange(40) % 2, ("a", "b"))
     splits = make_splits(cohort, n_splits=3)
+    caplog.set_level("INFO")
     points = learning_curve(LINEAR, x, cohort, splits, fractions=(0.08, 1))
     assert [p.fraction for p in points] == [1] and "8 % of the participants are too few" in caplog.text
     with pytest.raises(InputError, match="A learning curve needs more: 8% of"):
