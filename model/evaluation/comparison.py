@@ -38,6 +38,7 @@ class Comparison:
     splits: Splits
     models: list[str]  # results that are of the models in question
     summaries: Mapping[str, str]  # a line on each method
+    confounds: list[str]  # columns that were regressed out in adjusted results
     grouped_by: str  # column whose values stay on one side of a split
     n_permutations: int
     pairs: Mapping[str, OutOfFold]  # true and predicted values of each result
@@ -109,6 +110,7 @@ def compare(
     *,
     models: Sequence[str] = (PROBE,),
     summaries: Mapping[str, str] | None = None,
+    confounds: Sequence[str] | None = None,
     grouped_by: str = "participant_id",
     n_permutations: int = 0,
     curves: Mapping[str, Sequence[CurvePoint]] | None = None,
@@ -118,7 +120,8 @@ def compare(
 ) -> Comparison:
     """Compute all of a comparison. `models`: names of results of the models in question (others are ignored).
 
-    `seed` is of the resampling behind the intervals of calibration.
+    `confounds`: columns of the cohort that were regressed out, all unless told (a site that is left out at a
+    time is a column too). `seed` is of the resampling behind the intervals of calibration.
     """
     present = [result.name for result in results if result.name in models]
     names = [result.name for result in results]
@@ -132,6 +135,7 @@ def compare(
         splits=splits,
         models=present,
         summaries={name: "" for name in names} | dict(summaries or {}),
+        confounds=list(cohort.columns if confounds is None else confounds),
         grouped_by=grouped_by,
         n_permutations=n_permutations,
         pairs=pairs,

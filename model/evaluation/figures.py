@@ -46,6 +46,8 @@ def scores_figure(comparison: Comparison) -> str:
             _rows(axis, [cut(name) for name in names] if number == 0 else [""] * len(names))
             lowest = max(min(_known(estimates, 1), default=0.0), LOWEST.get(metric, -math.inf))
             for place, (name, estimate) in enumerate(zip(names, estimates, strict=True)):
+                if metric == "mae" and name.endswith(ADJUSTED):
+                    continue  # the error of what confounds leave of the target, which varies less
                 _interval(axis, place, estimate, lowest, **_look(comparison, name))
             axis.set_xlabel(_axis_label(metric, comparison))
             _line(axis, *_reference(comparison, metric))
@@ -128,8 +130,8 @@ def learning_curve_figure(comparison: Comparison) -> str:
 def _styles_of_curves(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """Colour and marker of each curve: models blue, controls orange, baselines black and others."""
     palette = {
-        "model": (CURVES[0], EIGHT_CURVES[7]),
-        "baseline": (INK, CURVES[2], *EIGHT_CURVES[3:7]),
+        "model": (CURVES[0], EIGHT_CURVES[4], EIGHT_CURVES[7]),
+        "baseline": (INK, CURVES[2], EIGHT_CURVES[3], *EIGHT_CURVES[5:7]),
         "control": (CURVES[1],),
     }
     markers = {"model": "Dd", "baseline": "oPX*", "control": "s^v"}

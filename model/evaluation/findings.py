@@ -212,21 +212,23 @@ def _on_confounds(comparison: Comparison) -> Iterator[Finding]:
     label = LABELS[comparison.metric]
     if CONFOUNDS in comparison.names:
         said = f"{label} {format_estimate(comparison.estimate(CONFOUNDS))}"
-        names = and_list(list(comparison.cohort.columns)) if comparison.cohort.columns else "confounds"
+        names = and_list(comparison.confounds) if comparison.confounds else "confounds"
         if comparison.finds(CONFOUNDS):
             text = f"The confounds alone ({names}) predict {comparison.cohort.target_name}: {said}."
             yield Finding(f"{text} Read the adjusted scores.", True)
         else:
             yield Finding(f"The confounds alone ({names}) are not shown to predict it: {said}.", False)
-    for d in comparison.adjusted:
-        name = d.against
-        if comparison.finds(name) and not comparison.finds(d.method):
-            yield Finding(
-                f"{name} is no longer shown to find {comparison.cohort.target_name} once the confounds are "
-                f"regressed out: {label} {short(comparison.estimate(name).mean)}, then "
-                f"{format_estimate(comparison.estimate(d.method))}.",
-                True,
-            )
+    gone = [d for d in comparison.adjusted if comparison.finds(d.against) and not comparison.finds(d.method)]
+    if gone:
+        names = f"{and_list([d.against for d in gone])} {'is' if len(gone) == 1 else 'are'}"
+        means = [short(comparison.estimate(d.against).mean) for d in gone]
+        left = [format_estimate(comparison.estimate(d.method)) for d in gone]
+        scores = "; ".join(f"{before}, then {after}" for before, after in zip(means, left, strict=True))
+        yield Finding(
+            f"{names} no longer shown to find {comparison.cohort.target_name} once the confounds are "
+            f"regressed out: {label} {scores}.",
+            True,
+        )
     for confound in dict.fromkeys(c.confound for c in comparison.checks):
         going = [c for c in comparison.checks if c.confound == confound and c.p_holm < ALPHA]
         if going:

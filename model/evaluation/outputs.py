@@ -52,6 +52,7 @@ def write_evaluation(
         splits,
         models=of_models,
         summaries=done.summaries,
+        confounds=protocol.confounds,
         grouped_by=protocol.group,
         n_permutations=protocol.n_permutations,
         curves=_learning_curves(done) if learning_curves else None,

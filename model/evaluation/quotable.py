@@ -7,7 +7,7 @@ from bjepa.model.evaluation.comparison import Comparison
 from bjepa.model.evaluation.intervals import Estimate
 from bjepa.model.evaluation.metrics import LABELS
 from bjepa.model.evaluation.roles import ADJUSTED, CONTROL, untrained_as
-from bjepa.model.evaluation.wording import format_estimate, format_p
+from bjepa.model.evaluation.wording import and_list, format_estimate, format_p
 
 BESIDE = {"regression": ("r", "mae"), "classification": ("balanced_accuracy",)}  # the main metric
 
@@ -48,10 +48,10 @@ def _result(comparison: Comparison, name: str) -> str:
     permuted = ""
     if p is not None:
         permuted = f" (permutation {format_p(p)}, {comparison.n_permutations} permutations)"
-    n = len(cohort.participant_id)
+    n, target = len(cohort.participant_id), cohort.target_name
     return (
-        f"{cohort.target_name} was predicted by {described} in cross-validation grouped by {grouped} "
-        f"({splits.description}; n = {n} participants{classes}; about {fitted} to fit "
+        f"{target[:1].upper()}{target[1:]} was predicted by {described} in cross-validation grouped by "
+        f"{grouped} ({splits.description}; n = {n} participants{classes}; about {fitted} to fit "
         f"and {tested} to test in a split) with {scores[0]}{permuted}, {', '.join(scores[1:])}."
     )
 
@@ -98,7 +98,7 @@ def _adjusted(comparison: Comparison, name: str) -> str:
     adjusted = name + ADJUSTED
     if adjusted not in comparison.names:
         return ""
-    confounds = ", ".join(comparison.cohort.columns)
+    confounds = and_list(comparison.confounds)
     said = format_estimate(comparison.estimate(adjusted))
     return f"With {confounds} regressed out inside the folds, it was {LABELS[comparison.metric]} {said}."
 

@@ -67,7 +67,7 @@ def write_report(folder: Path, comparison: Comparison, *, facts: Mapping[str, st
         drawn=drawn,
         differences=[_difference_row(d) for d in comparison.differences],
         n_curves=len(comparison.curves),
-        confounds=list(cohort.columns),
+        confounds=comparison.confounds,
         adjusted=_adjusted_rows(comparison),
         checks=_check_table(comparison),
         measures=_measures(comparison, plain),

@@ -190,8 +190,11 @@ def test_families_are_those_of_a_model() -> None:
 
 
 def test_the_paragraph_has_the_numbers_of_the_tables() -> None:
-    cohort = a_cohort(sex=["F", "M"] * 75 + ["F"])
+    cohort = a_cohort(
+        sex=["F", "M"] * 75 + ["F"], site=["a"] * 75 + ["b"] * 76
+    )  # site was left out at a time
     options: dict[str, Any] = {
+        "confounds": ["sex"],
         "n_permutations": 199,
         "summaries": {"probe": "mean tokens"},
         "grouped_by": "family",
@@ -211,7 +214,7 @@ def test_the_paragraph_has_the_numbers_of_the_tables() -> None:
     best, adjusted = found.difference("probe", "fc-ridge"), found.estimate("probe-adjusted")
     assert best is not None and found.best_baseline == "fc-ridge"
     for words in (
-        "age was predicted by probe (mean tokens) in cross-validation grouped by family (10 folds; n = 151 p",
+        "Age was predicted by probe (mean tokens) in cross-validation grouped by family (10 folds; n = 151 p",
         f"with R² {format_estimate(found.estimate('probe'))} (permutation p = 0.005, 199 permutations)",
         f"MAE {format_estimate(found.result('probe').estimates['mae'])} (in the units of age)",
         f"The best of 2 baselines, fc-ridge, reached R² {format_estimate(found.estimate('fc-ridge'))}",
@@ -370,6 +373,7 @@ def test_page_of_many_methods(tmp_path: Path) -> None:
         "fd_mean, partial r",
         "site, partial η²",
         "not possible: reads series",
+        "set their errors beside each other, not beside the rest. Permutation",
         "Intercept and error are in the units of age",
         "MAE, in the units of age; less is better",
         "difference in R²; above 0 the model is better",

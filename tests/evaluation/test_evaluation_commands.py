@@ -336,7 +336,7 @@ def test_finetune_and_compare(cohort: tuple[Path, Path], model: Path, tmp_path: 
     assert methods == [*readouts[1].split(","), "static-mean", "fc-ridge", *untrained]
     assert (out / "splits.tsv").read_bytes() == (fine / "splits.tsv").read_bytes()
     assert json.loads((out / "run.json").read_text())["splits_sha256"] == run["splits_sha256"]
-    assert (out / "differences.tsv").is_file() and "level was predicted" in (out / "summary.txt").read_text()
+    assert (out / "differences.tsv").is_file() and "Level was predicted" in (out / "summary.txt").read_text()
 
     two = ("--model", model, "--model", model / "model", "--methods", "fc-ridge")
     assert evaluate("compare", data, participants, *two, *words, tmp_path / "two") == 0
