@@ -64,7 +64,8 @@ def differences_figure(comparison: Comparison) -> str:
     rows: list[PairedDifference | str] = []
     for name, block in blocks.items():
         rows.append(f"… minus {cut(name)}" if by_reference else f"{cut(name)} minus …")
-        rows += sorted(block, key=lambda d: -_or_lowest(d.estimate.mean))
+        block.sort(key=lambda d: -_or_lowest(d.estimate.mean))
+        rows += block
     with panels(1, height=0.9 + ROW * len(rows)) as ((axis,), done):
         labels = [
             row if isinstance(row, str) else cut(row.method if by_reference else row.against) for row in rows

@@ -179,7 +179,7 @@ def _check_table(comparison: Comparison) -> dict[str, Any]:
 
 def _measures(comparison: Comparison, names: list[str]) -> list[tuple[str, list[str]]]:
     """Cells of the calibration table: the measures with their intervals."""
-    wanted = ("slope", "intercept", "mean_error")
+    wanted: tuple[str, ...] = ("slope", "intercept", "mean_error")
     if comparison.cohort.task == "classification":
         wanted = ("brier", "brier_base_rate", "ece", "ece_if_calibrated")
 

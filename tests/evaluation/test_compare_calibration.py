@@ -219,6 +219,7 @@ def test_rows_of_the_table_and_same_numbers_twice() -> None:
     assert [r[-3:] for r in rows] == [r[-3:] for r in again]
     other = calibration_rows({"a": calibrate(pairs, cohort, seed=4)})[1:]
     assert other[0][6] == rows[0][6] and other[0][7] != rows[0][7]
+    assert other[3][1] == "ece_if_calibrated" and other[3][6] != rows[3][6]
 
 
 @pytest.mark.parametrize("n, n_bins", [(30, 2), (104, 5), (900, 10)])

@@ -105,9 +105,12 @@ def test_small_parts_keep_classes_and_inner_folds_in_their_shares() -> None:
     split = next(iter(make_splits(cohort, n_splits=5)))
     fold, _ = fold_of(np.zeros((100, 2)), cohort, split)
     groups = [cohort.group[int(r)] for r in split.development]
-    part = nested_part(fold, groups, 0.5, seed=0, split=0)
-    assert len(part) == 40 and abs(fold.target[part].sum() - 12) <= 2
-    assert set(Counter(fold.inner_fold[part].tolist()).values()) <= {8, 9, 10, 11, 12}
+    parts = [nested_part(fold, groups, 0.5, seed=seed, split=0) for seed in range(30)]
+    assert {len(part) for part in parts} == {40}
+    of_class = [fold.target[part].sum() for part in parts]
+    assert np.mean((np.array(of_class) - 12) ** 2) < 2  # 4.2 if drawn freely
+    in_folds = [list(Counter(fold.inner_fold[part].tolist()).values()) for part in parts]
+    assert np.mean((np.array(in_folds) - 10) ** 2) < 1.5  # 3.8
 
 
 def test_parts_too_small_are_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -158,7 +161,7 @@ def test_rows_of_the_table() -> None:
 
 def test_holm_is_closed_testing_with_bonferroni() -> None:
     """Holm's p is the largest Bonferroni p of all families that a test is in (Marcus et al. 1976)."""
-    p = [0.02, 0.004, 0.5, 0.013, 0.04]
+    p = [0.02, 0.004, 0.5, 0.018, 0.021]  # 3 * 0.02 is less than 4 * 0.018: the larger one counts
     expected = [
         max(
             min(1.0, len(family) * min(p[j] for j in family))

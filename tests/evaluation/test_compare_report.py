@@ -19,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 from bjepa.model.evaluation.cohort import Cohort
 from bjepa.model.evaluation.comparison import Comparison, compare, comparison_tables, families_of
 from bjepa.model.evaluation.confound_checks import check_confounds
-from bjepa.model.evaluation.figures import cut, ordered
+from bjepa.model.evaluation.figures import cut, ordered, scores_figure
 from bjepa.model.evaluation.findings import find
 from bjepa.model.evaluation.intervals import Estimate, corrected_resampled_t
 from bjepa.model.evaluation.learning_curve import CurvePoint
@@ -155,7 +155,8 @@ def test_warns_of_levels_confounds_and_pretraining() -> None:
 
 def test_what_speaks_against_a_model_is_not_corrected_away() -> None:
     """One of many at p = 0.02: against the model it is told, for it it is not claimed."""
-    found = compared(probe=1, fc_ridge=1, **{f"b{i}": 1.0 for i in range(12)})
+    many = {f"b{i}": 1.0 for i in range(12)}
+    found = compared(None, None, probe=1, fc_ridge=1, **many)
     first, *rest = found.differences
     mean = abs(first.estimate.mean) + 0.1
     for sign, verdict in ((1, "does not beat"), (-1, "is worse than")):
@@ -401,7 +402,8 @@ def test_page_of_classes_and_without_a_model(tmp_path: Path) -> None:
         assert words not in text
     assert "above 0 it is better than fc-logistic" in text and "share that are a class" in text
     assert "all are in confound_checks.tsv" in text
-    assert re.search(r"(control|patient|relative): \d\.\d\d \[", text)
+    strongest = min((c for c in found.checks if c.method == "bnt"), key=lambda check: check.p)
+    assert f"bnt{strongest.class_name}: {format_estimate(strongest.estimate)}, p = " in text
     tables = comparison_tables(found)
     assert set(tables) == {"differences", "calibration", "confound_checks"}
     assert len(tables["confound_checks"]) == 1 + 3 * 3
@@ -423,6 +425,15 @@ def test_a_method_far_below_chance_does_not_squeeze_the_figure(tmp_path: Path) -
     write_report(tmp_path, found, facts={})
     svg = (tmp_path / "figures" / "scores.svg").read_text()
     assert "−0.4" in svg and not re.search("−[1-9]", svg)
+
+
+def test_errors_of_adjusted_results_are_not_drawn_beside_others() -> None:
+    found = compared(a_cohort(60, sex=["F", "M"] * 30), probe=0.5, probe_adjusted=0.7, fc_ridge=1)
+    before = scores_figure(found)
+    for name, changes in (("probe-adjusted", False), ("probe", True)):
+        estimates = found.result(name).estimates
+        estimates["mae"] = Estimate(*(value + 1 for value in estimates["mae"]))
+        assert (scores_figure(found) != before) == changes
 
 
 def test_numbers_as_text() -> None:
