@@ -8,7 +8,7 @@ What goes in      inputs, dataset <- augment; batch, sampling (who reads what), 
 A run             trainer: the order of things; train_step: one update; run_folder, run_state, checkpoint,
                   distributed, device, stop_request; config and configs/ (recipes)
 What is watched   monitors, collapse (in words), online_probe, epoch_tally; runlog, wandb_log, console,
-                  run_record, report <- report_figures
+                  run_record, report <- report_figures <- page_figures
 What comes out    hub (the model folder), weights (checked), official and official_export (the released
                   container)
 How good it is    evaluation/ (cohort, splits, folds, scores, the page), readouts/ (probes, fine-tuning),
