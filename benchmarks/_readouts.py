@@ -1,15 +1,8 @@
 """From tokens to one vector a scan, in several ways, and how well a ridge finds a target in it.
 
-    mean             over regions and patches                                  D
-    region           over patches, region by region                            R D
-    network          over patches and the regions of a network                 K D
-    pairs            correlation of two regions' tokens over patches and features, Fisher z      R (R - 1) / 2
-    network pairs    the same of the networks' mean tokens                     K (K - 1) / 2
-    network log      matrix logarithm of the networks' covariance (log-Euclidean)     K (K + 1) / 2
-    features         covariance of two features over regions and patches       D (D + 1) / 2
-
-The place is taken out first: from each token the mean of other scans at the same token. The last four are
-second-order: they see what fluctuates together.
+The ways are those of bjepa.model.readouts.pooling, and `features`: the covariance of two features over
+regions and patches, D (D + 1) / 2. The place is taken out first: from each token the mean of other scans at
+the same token.
 
 S scans, R regions, K networks, T patches, D features.
 """
@@ -18,65 +11,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from bjepa.model.readouts.pooling import Pooling, network_numbers, pool
+
 Array = NDArray[np.floating]
-SHRINKAGE = 0.05  # of the networks' covariance towards its diagonal, before the logarithm
 PENALTIES = np.logspace(-1, 6, 22)
 N_FOLDS, N_REPEATS, N_BOOTSTRAP = 5, 2, 1000
+POOLINGS: dict[str, Pooling] = {
+    "mean": "mean",
+    "region": "region",
+    "network": "network",
+    "pairs": "region_pairs",
+    "network pairs": "network_pairs",
+    "network log": "network_log",
+}
 
 
 def readouts(tokens_SRTD: Array, networks: NDArray[np.str_], *, reference_RTD: Array) -> dict[str, Array]:
     """Name -> (S, features)."""
-    tokens = tokens_SRTD - reference_RTD
-    names = np.unique(networks)
-    by_network = np.stack(
-        [tokens[:, networks == name].mean(axis=1) for name in names], axis=1
-    )  # (S, K, T, D)
-    flat = tokens.reshape(len(tokens), -1, tokens.shape[-1])
+    tokens = torch.from_numpy(tokens_SRTD - reference_RTD)
+    network = torch.from_numpy(network_numbers(networks.tolist()))
+    found = {name: pool(tokens, pooling, network_R=network).numpy() for name, pooling in POOLINGS.items()}
+    flat = tokens.flatten(1, 2).numpy()
     covariance = np.einsum("snd,sne->sde", flat, flat) / flat.shape[1]
-    upper = np.triu_indices(tokens.shape[-1])
-    return {
-        "mean": tokens.mean(axis=(1, 2)),
-        "region": tokens.mean(axis=2).reshape(len(tokens), -1),
-        "network": by_network.mean(axis=2).reshape(len(tokens), -1),
-        "pairs": _pairs(tokens),
-        "network pairs": _pairs(by_network),
-        "network log": _log_euclidean(by_network),
-        "features": covariance[:, upper[0], upper[1]],
-    }
+    upper = np.triu_indices(flat.shape[2])
+    return {**found, "features": covariance[:, upper[0], upper[1]]}
 
 
 def connectivity(series_SRF: Array) -> Array:
     """Functional connectivity, Fisher z: (S, R (R - 1) / 2)."""
-    return _pairs(series_SRF[..., None])
-
-
-def _pairs(x_SRTD: Array) -> Array:
-    rows = _fluctuations(x_SRTD)
-    norm = np.linalg.norm(rows, axis=2, keepdims=True)
-    rows = rows / np.where(norm > 0, norm, 1)  # a missing region is constant: correlated with none
-    upper = np.triu_indices(rows.shape[1], 1)
-    correlation = rows @ rows.transpose(0, 2, 1)
-    z: Array = np.arctanh(np.clip(correlation[:, upper[0], upper[1]], -0.999, 0.999))
+    z: Array = pool(torch.from_numpy(series_SRF)[..., None], "region_pairs").numpy()
     return z
-
-
-def _log_euclidean(x_SRTD: Array) -> Array:
-    rows = _fluctuations(x_SRTD).astype(np.float64)
-    covariance = rows @ rows.transpose(0, 2, 1) / rows.shape[2]
-    diagonal = np.einsum("skk->sk", covariance)[..., None] * np.eye(rows.shape[1])
-    values, vectors = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * diagonal)
-    logarithm = (vectors * np.log(values)[:, None]) @ vectors.transpose(0, 2, 1)
-    upper = np.triu_indices(rows.shape[1])
-    found: Array = logarithm[:, upper[0], upper[1]] * np.where(upper[0] == upper[1], 1, np.sqrt(2))
-    return found
-
-
-def _fluctuations(x_SRTD: Array) -> Array:
-    """(S, R, T D) without the mean over patches."""
-    centred: Array = x_SRTD - x_SRTD.mean(axis=2, keepdims=True)
-    return centred.reshape(*x_SRTD.shape[:2], -1)
 
 
 @dataclass(frozen=True)
