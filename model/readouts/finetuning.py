@@ -254,6 +254,7 @@ def _new_network(
 
 
 def read_scaled(model: JEPA, train: Recordings) -> ReadSeries:
+    """How to read a series for `model`; scaled by the training participants if it does not tell how."""
     if knows_scaling(model):
         return as_the_model(model, train.reader)
     scaling = region_scaling(train)
