@@ -202,6 +202,7 @@ def test_it_is_the_target_encoder_that_learns(cohort: Path) -> None:
 
 def test_several_seeds_are_averaged(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bjepa.model.readouts import finetuning
+    from bjepa.model.readouts import fit_network as fit_module
 
     each: list[NDArray[np.float64]] = []
 
@@ -209,7 +210,7 @@ def test_several_seeds_are_averaged(cohort: Path, monkeypatch: pytest.MonkeyPatc
         each.append(predict(*args, **options))
         return each[-1]
 
-    predict = finetuning.predict_network
+    predict = fit_module.predict_network
     monkeypatch.setattr(finetuning, "predict_network", recorded)
     method = finetune_method(make_jepa(), settings=QUICK, n_seeds=3)
     found = method.fit_predict(make_fold(cohort, method))

@@ -246,7 +246,7 @@ def test_loss_extra_is_added() -> None:
             task="regression",
             settings=FitSettings(epochs=20, lr=1e-2, weight_decay=0),
             seed=0,
-            loss_extra=lambda n: weight * sum((p**2).sum() for p in n.parameters()),
+            loss_extra=lambda n: weight * torch.stack([(p**2).sum() for p in n.parameters()]).sum(),
         )
         return float(sum((p.detach() ** 2).sum() for p in fitted.network.parameters()))
 
