@@ -100,8 +100,16 @@ def n_features(pooling: Pooling, *, n_rois: int, embed_dim: int, n_networks: int
 
 
 def network_numbers(names: Sequence[str]) -> NDArray[np.int64]:
-    """(R,) of the regions' networks by name, 0 .. K - 1 in the order of the sorted names."""
-    numbers: NDArray[np.int64] = np.unique(np.asarray(names, dtype=str), return_inverse=True)[1]
+    """(R,) of the regions' networks by name, 0 .. K - 1 in the order of the sorted names.
+
+    Raises InputError where all regions have the same name: there is nothing to pool by.
+    """
+    found, numbers = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    if len(found) < 2:
+        raise InputError(
+            f"Pooling by networks needs two or more; the regions all have the network {found.tolist()}.",
+            hint="Take mean, region or region_pairs, or an atlas with networks.",
+        )
     return numbers.astype(np.int64)
 
 

@@ -122,3 +122,5 @@ def test_refuses() -> None:
         with pytest.raises(ValueError, match="needs network_R"):
             pool(torch.zeros(1, R, T, D), pooling)  # type: ignore[arg-type]
     assert_array_equal(network_numbers(["b", "a"]), [1, 0])
+    with pytest.raises(InputError, match=r"two or more; the regions all have the network \['n/a'\]"):
+        network_numbers(["n/a", "n/a"])
