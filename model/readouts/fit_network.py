@@ -22,8 +22,8 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,24 +34,18 @@ from torch import Tensor, nn
 
 from bjepa.model.evaluation.cohort import Task
 from bjepa.model.evaluation.samples import Samples
-from bjepa.model.readouts.fit_settings import FitSettings, Precision, lr_factor_at
+from bjepa.model.readouts.fit_settings import FitSettings, lr_factor_at
+from bjepa.model.readouts.predict_network import (
+    Fitted,
+    autocast,
+    predict_network,
+    read_samples,
+)
 from bjepa.preproc.errors import InputError
 
 log = logging.getLogger(__name__)
 Groups = list[dict[str, Any]]
 __all__ = ["FitSettings", "Fitted", "fit_network", "lr_factor_at", "plain_groups", "predict_network"]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A network with the weights of its best epoch, in eval mode, and what its outputs mean."""
-
-    network: nn.Module
-    target_mean: float  # of the training participants; 0 in classification
-    target_std: float  # 1 in classification
-    best_epoch: int  # from 1
-    history: list[dict[str, float]]  # per epoch: epoch, train_loss, val_loss, lr (of its last update)
-    precision: Precision = "float32"  # predictions are computed in it too
 
 
 def fit_network(
@@ -108,6 +102,7 @@ def fit_network(
     n_warmup = settings.warmup_epochs * epochs / settings.epochs * n_updates
     best_loss, best_epoch, best_state = math.inf, 0, copy.deepcopy(network.state_dict())
     history: list[dict[str, float]] = []
+    now = Fitted(network, mean, std, 0, history, settings.precision)
     with _seeded(seed, device):
         for epoch in range(1, epochs + 1):
             network.train()
@@ -121,7 +116,7 @@ def fit_network(
                 n_samples = sum(map(len, batches))
                 loss = 0.0
                 for numbers in batches:
-                    inputs = _read(train, numbers, device)
+                    inputs = read_samples(train, numbers, device)
                     target = train.target[train.participant[numbers]]
                     with autocast(device, settings.precision):
                         output = network(*inputs)
@@ -134,9 +129,7 @@ def fit_network(
                 _check_and_clip(optimizer, loss, settings.clip_grad, epoch, number)
                 optimizer.step()
                 total += loss * n_samples
-            predicted = _predict(
-                network, val, task, mean, std, device, settings.precision, settings.batch_size
-            )
+            predicted = predict_network(now, val, task=task, device=device, batch_size=settings.batch_size)
             val_loss = _validation_loss(predicted, val.target, task, std)
             rate = settings.lr * factor
             history.append(
@@ -150,27 +143,7 @@ def fit_network(
     network.load_state_dict(best_state)
     network.eval()
     log.debug("fitted %d epochs, best %d with validation loss %.4g", len(history), best_epoch, best_loss)
-    return Fitted(network, mean, std, best_epoch, history, settings.precision)
-
-
-def predict_network(
-    fitted: Fitted, samples: Samples, *, task: Task, device: str = "cpu", batch_size: int = 64
-) -> NDArray[np.float64]:
-    """Mean over each participant's samples: (p,) in units of the target, or probabilities (p, n_classes).
-
-    Raises InputError where a participant has no sample, or an input is not finite.
-    """
-    fitted.network.to(device)
-    return _predict(
-        fitted.network,
-        samples,
-        task,
-        fitted.target_mean,
-        fitted.target_std,
-        device,
-        fitted.precision,
-        batch_size,
-    )
+    return replace(now, best_epoch=best_epoch)
 
 
 def plain_groups(network: nn.Module) -> Groups:
@@ -180,13 +153,6 @@ def plain_groups(network: nn.Module) -> Groups:
         {"params": [p for p in trained if p.ndim > 1]},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def autocast(device: str, precision: Precision) -> torch.autocast | nullcontext[None]:
-    """bfloat16 where that is wanted: matrix products alone, weights and loss stay float32."""
-    if precision == "bfloat16":
-        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def _adamw(groups: Groups) -> torch.optim.Optimizer:
@@ -218,50 +184,6 @@ def _validation_loss(predicted: NDArray[np.float64], target: NDArray[Any], task:
         return float(np.mean(((predicted - target) / std) ** 2))
     true = predicted[np.arange(len(target)), target.astype(np.int64)]
     return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())
-
-
-def _predict(
-    network: nn.Module,
-    samples: Samples,
-    task: Task,
-    mean: float,
-    std: float,
-    device: str,
-    precision: Precision,
-    batch_size: int,
-) -> NDArray[np.float64]:
-    count = np.bincount(samples.participant, minlength=samples.n_participants)
-    if (count == 0).any():
-        raise InputError(f"{np.count_nonzero(count == 0)} of {len(count)} participants have no sample.")
-    network.eval()
-    parts = []
-    for start in range(0, len(samples), batch_size):
-        numbers = np.arange(start, min(start + batch_size, len(samples)))
-        with torch.no_grad(), autocast(device, precision):
-            output = network(*_read(samples, numbers, device))
-        parts.append(output.double().cpu())
-    outputs = torch.cat(parts)
-    if not bool(torch.isfinite(outputs).all()):
-        raise FloatingPointError("The network's predictions are not finite; a smaller lr may help.")
-    values = outputs.squeeze(1).numpy() * std + mean if task == "regression" else outputs.softmax(1).numpy()
-    total = np.zeros((samples.n_participants, *values.shape[1:]))
-    np.add.at(total, samples.participant, values)
-    averaged: NDArray[np.float64] = total / count.reshape(-1, *[1] * (values.ndim - 1))
-    return averaged
-
-
-def _read(samples: Samples, numbers: NDArray[np.int64], device: str) -> tuple[Tensor, ...]:
-    inputs = samples.read(numbers)
-    for tensor in inputs:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            finite = torch.isfinite(tensor.reshape(len(tensor), -1)).all(dim=1).cpu().numpy()
-            owners = sorted(set(samples.participant[numbers[~finite]].tolist()))
-            raise InputError(
-                f"A network's inputs of participants number {', '.join(map(str, owners))} have non-finite "
-                "values.",
-                hint="Missing regions should be 0 for a network.",
-            )
-    return tuple(tensor.to(device) for tensor in inputs)
 
 
 def _check_and_clip(
