@@ -19,10 +19,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from _small_training import make_recipe, new_model, train_for
+from numpy.typing import NDArray
 
 from bjepa.gradients import compute_affinity, diffusion_map, functional_connectivity
 from bjepa.model import JEPA
-from bjepa.model.about import About, scaling_table
+from bjepa.model.about import SCALING_COLUMNS, About
 from bjepa.model.evaluation.evaluate import Protocol, evaluate, prepare
 from bjepa.model.evaluation.fold import Method
 from bjepa.model.evaluation.metrics import LABELS, MAIN_METRIC
@@ -30,6 +31,7 @@ from bjepa.model.evaluation.model_methods import NAMES, finetune_of, readout_of
 from bjepa.model.evaluation.scan_data import load_scan_data
 from bjepa.model.evaluation.wording import format_estimate
 from bjepa.preproc.demo.series_cohort import T_R, write_series_cohort
+from bjepa.preproc.scaling import ScalingFit, ScalingMethod, scan_part
 from bjepa.preproc.shards import ShardReader
 
 # fine-tuning beside that of NAMES, with the pooling that reads connectivity
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--participants", type=int, default=100, help="with labels (default: 100)")
     parser.add_argument("--unlabelled", type=int, default=300, help="that train (default: 300)")
     parser.add_argument("--every", type=int, default=10, help="region of the 450 (default: every 10th)")
+    parser.add_argument("--scaling", default="robust-dynamic", help="of training (default: robust-dynamic)")
     parser.add_argument("--readouts", help=f"of {', '.join([*NAMES, *BY_PAIRS])} (default: all)")
     parser.add_argument("--targets", default="age,sex")
     args = parser.parse_args()
@@ -59,7 +62,7 @@ def main() -> None:
             every=args.every,
             first=args.participants + 1,
         )
-        models = trained_and_not(ShardReader(unlabelled), seconds=60 * args.minutes)
+        models = trained_and_not(ShardReader(unlabelled), scaling=args.scaling, seconds=60 * args.minutes)
         scans = load_scan_data(labelled)
         print(f"{'readout':26}{'model':12}{'target':8}{'':6}{'mean [95 %]':26}time")
         for target in args.targets.split(","):
@@ -78,19 +81,39 @@ def main() -> None:
                     )
 
 
-def trained_and_not(reader: ShardReader, *, seconds: float) -> dict[str, JEPA]:
+def trained_and_not(reader: ShardReader, *, scaling: ScalingMethod, seconds: float) -> dict[str, JEPA]:
     """The network before and after training, each with the scaling of its training data."""
-    series = np.stack([reader[i].T for i in range(len(reader))])  # (S, R, F)
-    group = functional_connectivity([one.T for one in series])
-    gradients = diffusion_map(compute_affinity(group), n_components=N_GRADIENTS).gradients
+    series, table = scaled_anew(reader, scaling)
+    gradients = diffusion_map(
+        compute_affinity(functional_connectivity(series)), n_components=N_GRADIENTS
+    ).gradients
     recipe = make_recipe("small", n_rois=reader.n_rois, n_gradients=N_GRADIENTS, seed=0)
     models = {}
     for state in ("untrained", "trained"):
         models[state] = new_model(recipe, gradients)
-        models[state].about = About(origin={"scaling": "robust"}, scaling_table=scaling_table(reader))
-    done = train_for(models["trained"], series, recipe, seconds=seconds, t_r=T_R)
-    print(f"{done.n_updates} updates, loss {done.loss:.3f}")
+        models[state].about = About(origin={"scaling": scaling}, scaling_table=table)
+    series_SRF = np.stack([one.T for one in series])
+    done = train_for(models["trained"], series_SRF, recipe, seconds=seconds, t_r=T_R)
+    print(f"{scaling}: {done.n_updates} updates, loss {done.loss:.3f}", flush=True)
     return models
+
+
+def scaled_anew(reader: ShardReader, method: ScalingMethod) -> tuple[list[NDArray[np.float32]], str]:
+    """Each series (F, R) scaled by `method`, and the text of scaling.tsv."""
+    names = reader.rois["name"]
+    raw = [reader.unscale(reader[i], i) for i in range(len(reader))]
+    fit = ScalingFit(method, names)
+    while fit.wants_pass:
+        for number, one in enumerate(raw):
+            fit.add(one, str(number))
+        fit.end_pass()
+    found = fit.result()
+    rows = [SCALING_COLUMNS] + [
+        [str(i), name, f"{median:.17g}", f"{iqr:.17g}"]
+        for i, (name, median, iqr) in enumerate(zip(names, found.median, found.iqr, strict=True), 1)
+    ]
+    series = [found.apply(one, scan_part(method, one, names, str(i))) for i, one in enumerate(raw)]
+    return series, "".join("\t".join(row) + "\n" for row in rows)
 
 
 def method_of(name: str, model: JEPA) -> Method:

@@ -62,7 +62,7 @@ def predict_network(
 
 
 def read_samples(samples: Samples, numbers: NDArray[np.int64], device: str) -> tuple[Tensor, ...]:
-    """The network's arguments, on the device. InputError names the participants whose values are not finite."""
+    """The network's arguments, on the device; InputError names participants whose values are not finite."""
     inputs = samples.read(numbers)
     for tensor in inputs:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

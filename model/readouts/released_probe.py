@@ -17,6 +17,7 @@ with the rate outside of the momentum, as in the released code and MoCo v3 (equa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from bjepa.model.evaluation.fold import Fold, Prediction
 from bjepa.model.evaluation.samples import Samples
 from bjepa.model.readouts.fit_network import FitSettings, Fitted, fit_network, predict_network
 
+log = logging.getLogger(__name__)
 EPS = 1e-6
 HEAD_STD = 0.01
 BATCH_SIZE, EPOCHS = 64, 50
@@ -108,7 +110,8 @@ def fit_released_probe(
 ) -> Prediction:
     """Fit on the training part of a fold whose inputs are embeddings (n, D), choose by the validation part.
 
-    `rates` replace `settings.lr`. Unknown values (NaN) become the feature's mean over the training part.
+    `rates` replace `settings.lr`; one that diverges is left out. Unknown values (NaN) become a feature's mean
+    over the training part. Raises FloatingPointError where all rates diverge.
     """
     train, val = ~fold.is_val, fold.is_val
     known = np.isfinite(fold.inputs[train])
@@ -132,7 +135,14 @@ def fit_released_probe(
             make_optimizer=LARS,
         )
 
-    fits = {rate: fit(rate) for rate in rates}
+    fits: dict[float, Fitted] = {}
+    for rate in rates:
+        try:
+            fits[rate] = fit(rate)
+        except FloatingPointError:  # the bias moves by plain momentum: a large rate may diverge
+            log.info("released probe: rate %g diverged and is left out", rate)
+    if not fits:
+        raise FloatingPointError(f"The released probe diverged at every rate of {list(rates)}.")
     rate = min(fits, key=lambda rate: min(epoch["val_loss"] for epoch in fits[rate].history))
     values = predict_network(fits[rate], samples(fold.test_inputs), task=fold.task, device=fold.device)
     told = {"lr": rate, "best_epoch": fits[rate].best_epoch, "n_features": int(fold.inputs.shape[1])}

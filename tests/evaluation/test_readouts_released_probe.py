@@ -1,6 +1,7 @@
 """The released probe: LARS by its formula, the head as described, and that it learns."""
 
 import numpy as np
+import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
@@ -104,3 +105,13 @@ def test_a_larger_rate_learns_a_regression() -> None:
     settings = FitSettings(epochs=60, batch_size=32, patience=60)
     found = fit_released_probe(fold, settings=settings, rates=[10.0])
     assert np.corrcoef(found.values, truth)[0, 1] > 0.9
+
+
+def test_a_rate_that_diverges_is_left_out() -> None:
+    """The bias moves by plain momentum: in a regression 25 takes it to infinity."""
+    fold, truth = fold_of("regression")
+    with pytest.raises(FloatingPointError, match=r"diverged at every rate of \[25.0\]"):
+        fit_released_probe(fold, rates=[25.0])
+    found = fit_released_probe(fold)
+    assert found.settings["lr"] in RATES[:-1] and np.isfinite(found.values).all()
+    assert np.corrcoef(found.values, truth)[0, 1] > 0
