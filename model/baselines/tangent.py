@@ -23,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.gradients.connectivity.tangent import of_eigenvalues
 from bjepa.model.baselines.linear import LOGISTIC, RIDGE, RIDGE_CLASSES
 from bjepa.model.baselines.moments import completed, mean_matrix, shrunk_correlations
 from bjepa.model.baselines.prepared import Candidate, candidate
@@ -57,7 +58,8 @@ def geometric_mean(matrices: list[Array], start: Array) -> Array:
             total += tangent
             length += float(np.vdot(tangent, tangent))
         step = total / len(matrices)
-        mean = root @ _exp(step) @ root
+        mean = root @ of_eigenvalues(np.exp, step) @ root
+        mean = (mean + mean.T) / 2
         if np.linalg.norm(step) <= SETTLED * np.sqrt(length / len(matrices)):
             break
     return mean
@@ -74,21 +76,11 @@ def _vectors(matrices: list[Array], whitening: Array) -> NDArray[np.float32]:
 
 
 def _log(matrix: Array) -> Array:
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    log: Array = (vectors * np.log(np.maximum(values, MIN_EIGENVALUE))) @ vectors.T
-    return log
-
-
-def _exp(matrix: Array) -> Array:
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    exp: Array = (vectors * np.exp(values)) @ vectors.T
-    return exp
+    return of_eigenvalues(lambda values: np.log(np.maximum(values, MIN_EIGENVALUE)), (matrix + matrix.T) / 2)
 
 
 def _power(matrix: Array, exponent: float) -> Array:
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    power: Array = (vectors * np.maximum(values, MIN_EIGENVALUE) ** exponent) @ vectors.T
-    return power
+    return of_eigenvalues(lambda values: np.maximum(values, MIN_EIGENVALUE) ** exponent, matrix)
 
 
 TANGENT_RIDGE = Method(

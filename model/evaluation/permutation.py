@@ -6,9 +6,10 @@ One-sided, for r2 and r, or auc. The score is that of the report, the mean over 
 procedure runs anew each time, the choice of the penalty too. An r that is not defined (all predictions equal)
 counts as 0.
 
-**What is exchanged.** Folds are stratified by the target: targets may not simply be shuffled over the fixed
-folds: the mean of a shuffled fold differs more from the others than that of a stratified one, so chance would
-look worse than it is, and p be too small. Target, fold and group stay together, and the *inputs* are dealt
+**What is exchanged.** Folds are stratified by the target, so targets may not simply be shuffled over the
+fixed folds: the mean of a shuffled fold differs more from the others than that of a stratified one, so chance
+looks worse than it is. Of 200 data sets of 40 participants without any effect, p of r2 was 0.05 or less in
+84 %; in 5.1 % of 1,500 when done as follows. Target, fold and group stay together, and the *inputs* are dealt
 anew to them, which is right for all splits. Where each participant is tested once (k-fold, leave-out), inputs
 are exchanged within the test parts alone: all parts keep their participants, and what a method prepares
 without targets is computed once. Where groups have several members, groups of one size within a part change
