@@ -94,6 +94,10 @@ def run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace, 
     except InputError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return WRONG_INPUT
+    except FloatingPointError as error:  # a network that diverged
+        logging.getLogger(prog).debug("traceback:", exc_info=True)
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return NOTHING_DONE
     except OSError as error:  # a folder that cannot be written, a full disk
         logging.getLogger(prog).debug("traceback:", exc_info=True)
         where = error.filename if error.filename is not None else "the file system"

@@ -1,5 +1,6 @@
 """Fine-tuning: rates of the layers, what is trained, scaling, early stopping; laws of a method."""
 
+import argparse
 import copy
 import dataclasses
 from functools import partial
@@ -295,3 +296,15 @@ def test_windows_are_those_of_the_series_in_order(cohort: Path) -> None:
     assert at == len(samples) and lengths.max() > 1
     with pytest.raises(InputError, match="of 10 participants have no series of 30 frames"):
         window_samples(recordings, reader.__getitem__, n_frames=30)
+
+
+def test_a_fit_that_diverges_is_told_in_one_sentence(
+    cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bjepa.cli._common import run
+
+    method = finetune_method(make_jepa(), settings=dataclasses.replace(QUICK, lr=1e30))
+    args = argparse.Namespace(log_level="info")
+    status = run(lambda _: int(method.fit_predict(make_fold(cohort, method)).values[0]), args, prog="x")
+    said = capsys.readouterr().err
+    assert status == 1 and "A smaller lr, a longer warm-up" in said and "Traceback" not in said
