@@ -358,8 +358,8 @@ def test_subspace_holds_the_skewed_sources_and_not_the_loud_ones() -> None:
     n_rois, directions = 8, np.linalg.qr(rng.normal(size=(8, 8)))[0]
     packed = []
     for _ in range(5):
-        sources = rng.normal(size=(4000, n_rois)) * np.r_[0.6, 0.6, 1, 1, 1, 1, 3, 3]
-        sources[:, :2] = 0.6 * (rng.exponential(size=(4000, 2)) - 1)  # quiet and skewed
+        sources = rng.normal(size=(4000, n_rois)) * np.r_[1, 1, 1, 1, 1, 1, 2, 2]
+        sources[:, :2] = rng.exponential(size=(4000, 2)) - 1  # quiet and skewed
         unit = sources @ directions.T
         unit = (unit - unit.mean(axis=0)) / np.linalg.norm(unit - unit.mean(axis=0), axis=0)
         packed.append(coskewness_products(unit)[np.triu_indices(n_rois)].astype(np.float32))
