@@ -19,6 +19,11 @@ What is our choice, everything else:
   4. k of R regions: one of DIMENSIONS, chosen with the penalty in the inner folds. With all of them the
      subspace is no restriction, but edges are between its axes, not between regions
 The subspace knows no target, so the inner folds share it. Missing regions: as in tangent.py.
+
+A limit of step 2: third moments of short scans do not repeat, and what is sampling error is largest along the
+axes of most variance. On 37 scans of 234 frames (STAGES, 400 regions) the tensors of a scan's two halves have
+a mean cosine of 0.01 (connectivity: r = 0.50); the 50 leading axes share 74 % with the 50 leading principal
+components (chance 13 %), and two halves of the participants agree to 42 %.
 """
 
 from __future__ import annotations

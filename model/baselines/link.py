@@ -59,7 +59,8 @@ def _softened(target: NDArray[np.int64], n_classes: int) -> Array:
     high, low = (count + 1) / (count + n_classes), 1 / (count + n_classes)
     high_of_own = np.einsum("bnc,bc->bn", own, high)[:, :, None]
     low_of_own = np.einsum("bnc,bc->bn", own, low)[:, :, None]
-    return own * high_of_own + (1 - own) * low_of_own
+    soft: Array = own * high_of_own + (1 - own) * low_of_own
+    return soft
 
 
 def _minimise(f: Array, soft: Array, slope: Array, offset: Array, *, slope_too: bool) -> tuple[Array, Array]:
@@ -72,7 +73,9 @@ def _minimise(f: Array, soft: Array, slope: Array, offset: Array, *, slope_too: 
     free = slice(None) if slope_too else slice(1, None)
 
     def logits(at: Array) -> Array:
-        return at[:, :1, None] * f + np.concatenate([np.zeros((n_fits, 1)), at[:, 1:]], axis=1)[:, None, :]
+        offsets = np.concatenate([np.zeros((n_fits, 1)), at[:, 1:]], axis=1)  # (B, C)
+        linear: Array = at[:, :1, None] * f + offsets[:, None, :]
+        return linear
 
     loss = _loss(logits(theta), soft)
     for _ in range(MAX_STEPS):

@@ -23,6 +23,8 @@ P rearrangements, n participants.
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +42,8 @@ PERMUTED: dict[Task, tuple[str, ...]] = {"regression": ("r2", "r"), "classificat
 N_PERMUTATIONS = 200  # the least p is 0.005
 STREAM = 0x9E37  # apart from the seeds of splits and methods
 NUMBERS_AT_ONCE = 2**23  # of one array: 64 MB
+LONG = 10  # minutes: whoever waits longer is told
+log = logging.getLogger(__name__)
 
 
 def permutation_test(
@@ -99,7 +103,7 @@ def _exchange(
 def _tested_once(splits: Splits) -> bool:
     """Whether the test parts are disjoint and have everyone."""
     tested = np.concatenate([split.test for split in splits])
-    return len(tested) == splits.fold.shape[1] == len(np.unique(tested))
+    return bool(len(tested) == splits.fold.shape[1] == len(np.unique(tested)))
 
 
 def _one_by_one(
@@ -113,7 +117,15 @@ def _one_by_one(
 ) -> Array:
     """Scores (1 + P, n_metrics) by running the method for each rearrangement of the inputs."""
     scores = np.zeros((len(order), len(PERMUTED[cohort.task])))
+    began = time.monotonic()
     for number, rows in enumerate(order):
+        if number == 1 and (minutes := (time.monotonic() - began) * len(order[1:]) / 60) > LONG:
+            log.warning(
+                "permutation test of %r: about %.0f minutes for %d refits; folds without repeats are quicker",
+                method.summary,
+                minutes,
+                len(order[1:]),
+            )
         own = confounds if confounds is None or cohort.task == "regression" else confounds[rows]
         moved: Any = inputs[rows]
         for split in splits:
@@ -165,7 +177,8 @@ def metrics_of_many(task: Task, target: NDArray[Any], prediction: Array) -> Arra
     """PERMUTED metrics (P, n_metrics), as `metrics.score`, of targets (P, m) and predictions (P, m[, C])."""
     if task == "classification":
         positive = range(prediction.shape[2]) if prediction.shape[2] > 2 else [1]
-        return np.mean([_auc(target == c, prediction[:, :, c]) for c in positive], axis=0)[:, None]
+        auc: Array = np.mean([_auc(target == c, prediction[:, :, c]) for c in positive], axis=0)
+        return auc[:, None]
     y = target - target.mean(axis=1, keepdims=True)
     f = prediction - prediction.mean(axis=1, keepdims=True)
     yy, ff, yf = (y**2).sum(axis=1), (f**2).sum(axis=1), (y * f).sum(axis=1)

@@ -317,7 +317,7 @@ def test_law_geometric_mean() -> None:
     a = np.random.default_rng(1).normal(size=(7, 7)) / 4 + np.eye(7)
     moved = geometric_mean([a @ m @ a.T for m in matrices], a @ np.mean(matrices, axis=0) @ a.T)
     assert_allclose(moved, a @ mean @ a.T, rtol=1e-3, atol=1e-4)
-    inverse = geometric_mean([np.linalg.inv(m) for m in matrices], np.eye(7))
+    inverse = geometric_mean([np.asarray(np.linalg.inv(m), dtype=float) for m in matrices], np.eye(7))
     assert_allclose(np.linalg.inv(inverse), mean, rtol=1e-2, atol=1e-3)
     assert np.abs(mean - np.mean(matrices, axis=0)).max() > 0.005  # another mean
 
@@ -424,7 +424,7 @@ def test_methods_on_series_find_a_planted_coupling(write_cohort: Any, family: st
 
 def test_subspaces_of_all_sizes_are_candidates() -> None:
     rng = np.random.default_rng(3)
-    second = moments_of(series_of(12, 50, 11), lambda x: np.corrcoef(x.T)).second
+    second = moments_of(series_of(12, 50, 11), lambda x: np.asarray(np.corrcoef(x.T))).second
     third = np.stack([np.cov(rng.normal(size=(11, 30)))[np.triu_indices(11)] for _ in range(12)])
     moments = Moments(second, third.astype(np.float32))
     fold = fold_with(moments[np.arange(9)], moments[np.arange(9, 12)], np.arange(9.0))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bjepa.model.baselines.kernels import fit_krr, fit_svm
 from bjepa.model.baselines.linear import fit_linear, fit_ridge
+from bjepa.model.baselines.prepared import Candidate
 from bjepa.model.baselines.two_steps import TwoSteps
 from bjepa.model.evaluation import permutation
 from bjepa.model.evaluation.cohort import Cohort
@@ -184,8 +185,12 @@ def test_other_splits_and_other_methods_are_simply_refitted(monkeypatch: pytest.
     assert len({fold.seed for fold in calls}) == 3  # of a split, the same each time
 
     prepared = []
-    prepare = fit_ridge.prepare
-    steps = TwoSteps(prepare=lambda fold: prepared.append(fold) or prepare(fold), solver=fit_ridge.solver)
+
+    def prepare(fold: Fold) -> list[Candidate]:
+        prepared.append(fold)
+        return fit_ridge.prepare(fold)
+
+    steps = TwoSteps(prepare=prepare, solver=fit_ridge.solver)
     permutation_test(method_of(steps), x, cohort, sites, n_permutations=9)
     assert len(prepared) == 3  # once a split
     monkeypatch.setattr(permutation, "NUMBERS_AT_ONCE", 1)  # one target at a time
