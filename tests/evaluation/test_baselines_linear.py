@@ -214,7 +214,7 @@ def test_a_class_that_is_in_one_inner_fold_alone_does_no_harm(fit: TwoSteps) -> 
 @pytest.mark.parametrize("fit", [fit_ridge, fit_svm, fit_krr])
 def test_constant_and_unknown_features_are_no_information(fit: TwoSteps) -> None:
     fold = wide()
-    spoilt, spoilt_test = fold.inputs.copy(), fold.test_inputs.copy()
+    spoilt, spoilt_test = fold.inputs.astype(float), fold.test_inputs.astype(float)
     spoilt[:, 8] = 0.1  # its mean is not 0.1 exactly
     spoilt_test[:, 8] = 7.0  # another value where nothing was learnt
     spoilt[:, 9] = np.nan
