@@ -205,7 +205,7 @@ def test_a_checkpoint_for_a_model_folder_is_told_what_it_lacks(
     path = released(tmp_path / "x.pth.tar")
     assert main(["embed", str(path), str(tmp_path), "--output", str(tmp_path / "x.h5")]) == 2
     told = capsys.readouterr().err
-    assert "gradient" in told and "load_official_checkpoint" in told
+    assert "does not hold the gradients" in told and "--gradients FILE" in told
 
 
 def _first(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
