@@ -8,9 +8,10 @@ dense layers of 128 and 30 with the same, and the output. Dropout 0.5 after N2G 
 
 Source: Kawahara et al. 2017, "BrainNetCNN: convolutional neural networks for brain networks; towards
 predicting neurodevelopment", NeuroImage 146:1038, doi:10.1016/j.neuroimage.2016.09.046, equations 1 to 3.
-Differs from it: filters are 32 and 64 (E2E), 1 (E2N), 256 (N2G), as in public uses of the network on
-functional connectivity of 200 to 450 regions (the paper's 32, 32, 64, 256 on 90 regions would be 9.3 million
-weights on 450); E2N has its row alone, which for a symmetric matrix is all there is; AdamW in place of SGD.
+Differs from it: filters are 32 and 64 (E2E), 1 (E2N) and 256 (N2G), as in public uses of the network on
+functional connectivity of hundreds of regions; the paper has 90 regions. E2N has its row alone, as the paper
+allows for symmetric matrices. AdamW in place of SGD.
+Size: 2,053,150 for 450 regions and one output, 1,829,150 for 400.
 
 B scans, C and O filters in and out, R regions.
 """

@@ -1,16 +1,17 @@
 """Networks on functional connectivity: what all of them read, and how they are fitted to a fold.
 
 Order of operations, in each fold:
-  1. edges of a participant, mean over its scans: Fisher z of shards, or the values of given connectomes
-  2. each edge minus its mean, over its standard deviation, both of the training participants alone;
-     missing edges (NaN) become 0, the mean
-  3. symmetric matrices (R, R), diagonal `DIAGONAL`, built a batch at a time
+  1. edges of a participant, mean over its scans: Fisher z of shards, or the values of given connectomes;
+     the same numbers that `fc-ridge` reads
+  2. missing edges (NaN) become the edge's mean; then all edges are divided by one number, the root mean square
+     of all edges; both of the training participants alone
+  3. symmetric matrices (R, R) with `DIAGONAL`, built a batch at a time
   4. the weights are drawn from the fold's seed, and the shared loop fits them (readouts/fit_network.py);
      the split's validation part stops it
 
-So networks and `fc-ridge` read the same numbers. The papers give their networks Pearson r as it is. Here an
-edge is standardised: on 150 simulated participants of 30 regions no network learns from r as it is what it
-learns from the standardised edges (docs/baselines.md).
+The papers give Pearson r as it is, with 1 on the diagonal. One number keeps that pattern, and makes the result
+independent of the connectomes' unit. Standardising each edge, as the linear methods do, is worse: it takes the
+pattern away by which these networks know a region (docs/baselines.md has the numbers).
 
 B scans of a batch, R regions, E = R (R - 1) / 2 edges.
 """
@@ -31,7 +32,7 @@ from bjepa.model.readouts.fit_network import fit_network, predict_network
 from bjepa.model.readouts.fit_settings import FitSettings
 from bjepa.preproc.errors import InputError
 
-DIAGONAL = 0.0  # of standardised matrices: a region's correlation with itself tells nothing
+DIAGONAL = 1.0  # of scaled matrices: as large as a typical edge
 
 Build = Callable[[int, int], nn.Module]  # (n_rois, n_outputs) -> network
 MoreInputs = Callable[[NDArray[np.float32], NDArray[Any] | None], tuple[Tensor, ...]]
@@ -61,25 +62,24 @@ def edge_matrices(edges_BE: NDArray[np.float32], *, diagonal: float = 0.0) -> ND
 
 @dataclass(frozen=True)
 class EdgeScaling:
-    """Mean and standard deviation of each edge, (E,) float32, over the participants that train."""
+    """What is learned of the edges of the participants that train: their means, and one scale for all."""
 
-    mean: NDArray[np.float32]  # 0 where an edge is known of nobody
-    std: NDArray[np.float32]  # 1 where it does not vary
+    mean: NDArray[np.float32]  # (E,), 0 where an edge is known of nobody
+    scale: float  # root mean square over all edges; 1 where all are 0
 
     @classmethod
     def of(cls, edges: NDArray[np.float32]) -> "EdgeScaling":
         """From edges (n, E); NaN is left out."""
         known = np.isfinite(edges)
-        count = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, edges, 0).sum(axis=0, dtype=np.float64) / count
-        variance = (np.where(known, edges - mean, 0) ** 2).sum(axis=0) / count
-        std = np.sqrt(variance)
-        std[std <= 1e-6] = 1  # float32: what is left of an edge that is the same in all
-        return cls(mean.astype(np.float32), std.astype(np.float32))
+        values = np.where(known, edges, 0)
+        mean = values.sum(axis=0, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
+        mean_square = np.square(values, dtype=np.float64).sum() / max(known.sum(), 1)
+        return cls(mean.astype(np.float32), float(np.sqrt(mean_square)) or 1.0)
 
     def __call__(self, edges: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Standardised edges; 0 where they are missing."""
-        return np.nan_to_num((edges - self.mean) / self.std, nan=0.0).astype(np.float32)
+        """Scaled edges (n, E), without NaN."""
+        filled = np.where(np.isfinite(edges), edges, self.mean)
+        return (filled / self.scale).astype(np.float32)
 
 
 def fc_samples(
@@ -90,7 +90,7 @@ def fc_samples(
     more_inputs: MoreInputs | None = None,
     tell_target: bool = False,
 ) -> Samples:
-    """One sample a participant: the standardised matrix (B, R, R), then what `more_inputs` makes.
+    """One sample a participant: the scaled matrix (B, R, R), then what `more_inputs` makes.
 
     `more_inputs(edges, target)` is given the batch's edges (B, E) as they are, NaN included, and with
     `tell_target` (of training samples alone) its targets (B,).
