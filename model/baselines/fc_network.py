@@ -3,15 +3,15 @@
 Order of operations, in each fold:
   1. edges of a participant, mean over its scans: Fisher z of shards, or the values of given connectomes;
      the same numbers that `fc-ridge` reads
-  2. missing edges (NaN) become the edge's mean; then all edges are divided by one number, the root mean square
-     of all edges; both of the training participants alone
+  2. missing edges (NaN) become the edge's mean; then all edges are divided by one number, the root mean
+     square of all edges; both of the training participants alone
   3. symmetric matrices (R, R) with `DIAGONAL`, built a batch at a time
   4. the weights are drawn from the fold's seed, and the shared loop fits them (readouts/fit_network.py);
      the split's validation part stops it
 
-The papers give Pearson r as it is, with 1 on the diagonal. One number keeps that pattern, and makes the result
-independent of the connectomes' unit. Standardising each edge, as the linear methods do, is worse: it takes the
-pattern away by which these networks know a region (docs/baselines.md has the numbers).
+The papers give Pearson r as it is, with 1 on the diagonal. One number keeps that pattern, and makes the
+result independent of the connectomes' unit. Standardising each edge, as the linear methods do, is worse: it
+takes the pattern away by which these networks know a region (docs/baselines.md has the numbers).
 
 B scans of a batch, R regions, E = R (R - 1) / 2 edges.
 """
