@@ -15,7 +15,6 @@ B windows, R regions, T patches, N = R T tokens, D embed_dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,12 +26,9 @@ from torch import Tensor, nn
 
 from bjepa.model.encoder import Encoder
 from bjepa.model.evaluation.fold import Fold, Method, Prediction
-from bjepa.model.evaluation.recordings import Recordings, recordings_of
 from bjepa.model.evaluation.samples import Samples
-from bjepa.model.evaluation.scan_data import ScanData
-from bjepa.model.readouts.finetuning import read_scaled
+from bjepa.model.readouts.finetuning import read_scaled, recordings_for
 from bjepa.model.readouts.fit_network import FitSettings, fit_network, predict_network
-from bjepa.model.readouts.suits import check_fits
 from bjepa.model.readouts.windows import tokens_on_grid, window_samples
 
 if TYPE_CHECKING:
@@ -93,7 +89,7 @@ def attentive_probe_method(model: JEPA, *, settings: FitSettings = ATTENTIVE) ->
     """The method `attentive-probe` of a model."""
     return Method(
         summary="the frozen model; a learned query attends to the target encoder's tokens, linear head",
-        inputs=partial(_recordings, model),
+        inputs=partial(recordings_for, model),
         fit_predict=partial(fit_attentive_probe, model=model, settings=settings),
         needs_series=True,
         trains_network=True,
@@ -174,9 +170,3 @@ def _token_samples(encoder: Encoder, windows: Samples) -> Samples:
         n_participants=windows.n_participants,
         target=windows.target,
     )
-
-
-def _recordings(model: JEPA, data: ScanData, participants: Sequence[str]) -> Recordings:
-    recordings = recordings_of(data, participants)
-    check_fits(model, recordings.reader)
-    return recordings

@@ -131,7 +131,7 @@ def finetune_method(
     how = f"LoRA of rank {lora_rank}" if lora_rank else f"all weights, layer decay {layer_decay:g}"
     return Method(
         summary=f"the model fine-tuned ({how}); {pooling} of tokens, linear head",
-        inputs=partial(_recordings, model),
+        inputs=partial(recordings_for, model),
         fit_predict=partial(
             finetune,
             model=model,
@@ -256,7 +256,7 @@ def _new_network(
 def read_scaled(model: JEPA, train: Recordings) -> ReadSeries:
     """How to read a series for `model`; scaled by the training participants if it does not tell how."""
     if knows_scaling(model):
-        return as_the_model(model, train.reader)
+        return as_the_model(model, train.reader, tell=False)  # `recordings_for` has
     scaling = region_scaling(train)
 
     def read(number: int) -> NDArray[np.float32]:
@@ -265,7 +265,10 @@ def read_scaled(model: JEPA, train: Recordings) -> ReadSeries:
     return read
 
 
-def _recordings(model: JEPA, data: ScanData, participants: Sequence[str]) -> Recordings:
+def recordings_for(model: JEPA, data: ScanData, participants: Sequence[str]) -> Recordings:
+    """The inputs of a method that reads windows of `model`; InputError where it cannot read these shards."""
     recordings = recordings_of(data, participants)
     check_fits(model, recordings.reader)
+    if knows_scaling(model):
+        as_the_model(model, recordings.reader)  # tells what it does, once for all folds
     return recordings

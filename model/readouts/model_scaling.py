@@ -27,17 +27,18 @@ log = logging.getLogger(__name__)
 ReadSeries = Callable[[int], NDArray[np.float32]]  # number in the reader -> (T, R), 0 in missing regions
 
 
-def as_the_model(model: JEPA, reader: ShardReader) -> ReadSeries:
-    """How to read a series for `model`; says in the log what is done. Nothing is read yet.
+def as_the_model(model: JEPA, reader: ShardReader, *, tell: bool = True) -> ReadSeries:
+    """How to read a series for `model`; says in the log what is done, if `tell`. Nothing is read yet.
 
     Raises
     ------
     InputError
         The shards' scaling differs and cannot be undone: of each scan, and not kept.
     """
-    about = model.about
+    about, level = model.about, logging.WARNING if tell else logging.DEBUG
     if about is None or not knows_scaling(model):
-        log.warning(
+        log.log(
+            level,
             "The model does not say how its training data were scaled: the series are taken as the shards "
             "hold them (%s).",
             reader.scaling,
@@ -53,7 +54,8 @@ def as_the_model(model: JEPA, reader: ShardReader) -> ReadSeries:
             f"training data were scaled by {scaling.method}, which needs the scans' own units.",
             hint="Run bjepa-preprocess again on the time-series files, with --overwrite.",
         )
-    log.warning(
+    log.log(
+        level,
         "The shards are not scaled as the model's training data were (%s; %s%s): each series is brought back "
         "to its own units and scaled as those.",
         reader.scaling,

@@ -261,6 +261,12 @@ def test_scaled_as_the_models_data_were(cohort: Path, caplog: pytest.LogCaptureF
     of_fold = finetune_method(plain, settings=QUICK).fit_predict(fold)
     assert of_fold.settings["scaling"] != "model"
     assert np.abs(found.values - of_fold.values).max() > 1e-6
+    jepa.about = About(origin={"scaling": "robust"}, scaling_table=table.replace("\t2\n", "\t3\n"))
+    other = make_fold(cohort, method)
+    assert caplog.text.count("not scaled as") == 1
+    rescaled = method.fit_predict(other)
+    assert caplog.text.count("not scaled as") == 1  # told once, not in each fold
+    assert np.abs(found.values - rescaled.values).max() > 1e-6
 
 
 def test_short_scans_and_foreign_atlases_are_refused(cohort: Path) -> None:
