@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from bjepa.model import JEPA, ModelConfig
+from bjepa.model.about import About, scaling_table
 from bjepa.model.evaluation.embedder import Embedder
 from bjepa.model.evaluation.embedding_file import embed_scans, model_sha256, write_embeddings
+from bjepa.model.readouts.pooling import Pooling
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.shards import ShardReader
+from bjepa.preproc.scaling import Scaling, ScalingMethod, scan_part
+from bjepa.preproc.shards import ROI_COLUMNS, ShardReader, ShardScan, write_shard
 
-N_ROIS, N_FRAMES, EMBED_DIM = 6, 12, 8
+N_ROIS, N_FRAMES, N_PATCHES, EMBED_DIM = 6, 12, 3, 8
+NETWORKS = ["b", "a", "b", "c", "a", "a"]  # of the regions; c is region 3 alone
 
 
 def make_jepa(seed: int = 0, n_rois: int = N_ROIS) -> JEPA:
@@ -205,3 +209,195 @@ def test_law_the_hash_is_of_the_weights() -> None:
     with torch.no_grad():
         next(changed.parameters()).flatten()[0] += 1e-6
     assert model_sha256(changed) != model_sha256(make_jepa(0))
+
+
+def pooled_by_hand(
+    jepa: JEPA, scan: NDArray[np.float32], pooling: Pooling, present: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(F,), from the tokens of the regions that are there; NaN where nothing is known."""
+    kept = np.flatnonzero(present)
+    index = torch.tensor([[N_PATCHES * r + t for r in kept for t in range(N_PATCHES)]])
+    found = []
+    for start in range(0, len(scan) - N_FRAMES + 1, N_FRAMES):
+        with torch.no_grad():
+            window = torch.tensor(scan[start : start + N_FRAMES].T[None])
+            tokens = jepa.eval().target_encoder(window, index).numpy().astype(np.float64)
+        x = np.full((N_ROIS, N_PATCHES, EMBED_DIM), np.nan)
+        x[kept] = tokens.reshape(len(kept), N_PATCHES, EMBED_DIM)
+        if pooling == "mean":
+            found.append(tokens.mean(axis=(0, 1)))
+        elif pooling == "region":
+            found.append(x.mean(axis=1).ravel())
+        elif pooling == "network":
+            members = [[r for r in kept if NETWORKS[r] == name] for name in "abc"]
+            nothing = np.full(EMBED_DIM, np.nan)
+            found.append(np.concatenate([x[m].mean(axis=(0, 1)) if m else nothing for m in members]))
+        else:
+            assert pooling == "region_pairs"
+            r = np.corrcoef((x - x.mean(axis=1, keepdims=True)).reshape(N_ROIS, -1))
+            found.append(np.arctanh(r[np.triu_indices(N_ROIS, 1)]))
+    mean: NDArray[np.float64] = np.mean(found, axis=0)
+    return mean
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+@pytest.mark.parametrize(
+    "pooling, unknown",  # features that regions 3 (all of network c) and 5 (one of three of a) leave unknown
+    [
+        ("mean", []),
+        ("network", range(16, 24)),
+        ("region", [*range(24, 32), *range(40, 48)]),
+        ("region_pairs", [2, 4, 6, 8, 9, 11, 12, 13, 14]),
+    ],
+)
+def test_scans_are_pooled_by_the_networks_of_the_shards(
+    jepa: JEPA,
+    scans: list[NDArray[np.float32]],
+    write_cohort: Any,
+    pooling: Pooling,
+    unknown: list[int],
+    batch_size: int,
+) -> None:
+    """A batch holds windows of scans with and without the regions."""
+    valid = np.ones((3, N_ROIS), bool)
+    valid[1, [3, 5]] = False
+    scans[1] = np.where(valid[1], scans[1], np.float32(0))
+    reader = ShardReader(write_cohort([[scans[0], scans[2]], [scans[1]], [scans[3]]], valid=valid))
+    reader.rois["network17"] = NETWORKS
+    found = embed_scans(jepa, reader, pooling=pooling, batch_size=batch_size)
+    assert found.pooling == pooling
+    phases = [pooled_by_hand(jepa, scans[i], pooling, valid[0]) for i in (0, 2)]
+    assert_allclose(found.embedding[0], np.mean(phases, axis=0), atol=1e-5)
+    assert_allclose(found.embedding[1], pooled_by_hand(jepa, scans[1], pooling, valid[1]), atol=1e-5)
+    assert_allclose(found.embedding[2], pooled_by_hand(jepa, scans[3], pooling, valid[2]), atol=1e-5)
+    assert np.flatnonzero(np.isnan(found.embedding).any(axis=0)).tolist() == list(unknown)
+    assert np.nanmin(np.ptp(found.embedding[[0, 2]], axis=0)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "pooling, n",
+    [
+        ("mean", 8),
+        ("network", 3 * 8),
+        ("region", 6 * 8),
+        ("region_pairs", 15),
+        ("network_pairs", 3),
+        ("network_log", 6),
+    ],
+)
+def test_fit_tells_how_many_features_come(
+    jepa: JEPA, scans: list[NDArray[np.float32]], pooling: Pooling, n: int
+) -> None:
+    embedder = Embedder(jepa, pooling=pooling, networks=NETWORKS).fit([])
+    assert embedder.n_features_out_ == n
+    assert embedder.transform(scans).shape == (4, n) and embedder.transform([]).shape == (0, n)
+    assert len(embedder.get_feature_names_out()) == n
+
+
+def test_the_shards_name_the_networks_not_the_models_atlas(
+    scans: list[NDArray[np.float32]], write_cohort: Any
+) -> None:
+    jepa = make_jepa()
+    halves = [f"{i}\tr{i}\t{'left' if i < 3 else 'right'}" for i in range(N_ROIS)]
+    jepa.about = About(atlas_table="\n".join(["index\tname\tnetwork17", *halves]) + "\n")
+    assert Embedder(jepa, pooling="network").fit([]).n_features_out_ == 2 * EMBED_DIM
+    reader = ShardReader(write_cohort([[scans[1]]]))
+    reader.rois["network17"] = NETWORKS
+    found = embed_scans(jepa, reader, pooling="network").embedding
+    assert_allclose(found[0], pooled_by_hand(jepa, scans[1], "network", reader.valid[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["network", "network_pairs", "network_log"])
+def test_refuses_networks_that_nobody_names(
+    scans: list[NDArray[np.float32]], write_cohort: Any, pooling: Pooling
+) -> None:
+    jepa = make_jepa()
+    jepa.about = About(atlas_table="index\tname\n" + "".join(f"{i}\tr{i}\n" for i in range(N_ROIS)))
+    with pytest.raises(InputError, match=f"'{pooling}' needs the network.*the model does not name"):
+        Embedder(jepa, pooling=pooling).fit(scans)
+    reader = ShardReader(write_cohort([[scans[0]]]))
+    reader.rois["network17"] = ["Cortex"] * N_ROIS
+    with pytest.raises(InputError, match=f"'{pooling}' needs the network.*is the same for all"):
+        embed_scans(jepa, reader, pooling=pooling)
+    unknown: Any = "median"
+    with pytest.raises(InputError, match=r"pooling must be one of mean, network, .*got 'median'"):
+        Embedder(jepa, pooling=unknown).fit(scans)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "region"])
+def test_the_file_keeps_pooling_and_what_is_unknown(
+    jepa: JEPA, scans: list[NDArray[np.float32]], write_cohort: Any, tmp_path: Path, pooling: Pooling
+) -> None:
+    valid = np.ones((2, N_ROIS), bool)
+    valid[0, 2] = False
+    scans[1] = np.where(valid[0], scans[1], np.float32(0))
+    embeddings = embed_scans(
+        jepa, ShardReader(write_cohort([[scans[1]], [scans[3]]], valid=valid)), pooling=pooling
+    )
+    write_embeddings(tmp_path / "e.h5", embeddings)
+    with h5py.File(tmp_path / "e.h5") as file:
+        assert file.attrs["pooling"] == pooling
+        assert_array_equal(file["embedding"][:], embeddings.embedding)  # NaN is NaN
+        assert np.isnan(file["embedding"][:]).sum() == (EMBED_DIM if pooling == "region" else 0)
+
+
+def write_scaled(
+    folder: Path, raw: list[NDArray[np.float32]], valid: NDArray[np.bool_], scaling: Scaling
+) -> Path:
+    """Shards of scans (T, R) that are given in their own units, NaN in missing regions."""
+    scans = []
+    for i, one in enumerate(raw):
+        part = scan_part(scaling.method, one, [str(r) for r in range(N_ROIS)], str(i))
+        names = {"scan_id": f"sub-{i}", "participant_id": str(i), "session": "", "task": "rest", "run": ""}
+        stored = np.where(valid[i], scaling.apply(one, part), np.float32(0))
+        scans.append(
+            ShardScan(entities=names, t_r=0.8, t_r_out=1.6, valid=valid[i], phases=[stored], part=part)
+        )
+    write_shard(
+        folder / "shards" / "shard-00000.h5",
+        scans,
+        atlas="six",
+        atlas_sha256="a" * 64,
+        rois={column: [f"{column}{r}" for r in range(N_ROIS)] for column in ROI_COLUMNS},
+        median=scaling.median,
+        iqr=scaling.iqr,
+        scaling=scaling.method,
+        target_t_r=2.0,
+    )
+    return folder
+
+
+@pytest.mark.parametrize("stored", ["robust", "robust-dynamic", "robust-means", "zscore-scan", "none"])
+@pytest.mark.parametrize("trained", ["robust", "zscore-scan"])
+def test_law_the_scaling_of_the_shards_does_not_matter(
+    scans: list[NDArray[np.float32]], tmp_path: Path, stored: ScalingMethod, trained: ScalingMethod
+) -> None:
+    """The model was trained on scans scaled by `trained`; here they are `stored` in shards."""
+    region = np.arange(N_ROIS)
+    raw = [((region + 2) * one + 10 * region + 50).astype(np.float32) for one in (scans[1], scans[3])]
+    valid = np.ones((2, N_ROIS), bool)
+    valid[1, 4] = False
+    raw[1] = np.where(valid[1], raw[1], np.float32(np.nan))
+    fits_nothing = {"zscore-scan", "none"}
+    median, iqr = (10.0 * region + 45, region + 1.5) if trained == "robust" else (0 * region, 0 * region + 1)
+    of_model = Scaling(trained, median.astype(np.float64), iqr.astype(np.float64))
+    jepa = make_jepa()
+    training = ShardReader(write_scaled(tmp_path / "training", raw, valid, of_model))
+    jepa.about = About(origin={"scaling": trained}, scaling_table=scaling_table(training))
+
+    median, iqr = (0 * region, 0 * region + 1) if stored in fits_nothing else (3.0 * region, region + 4.0)
+    of_shards = Scaling(stored, median.astype(np.float64), iqr.astype(np.float64))
+    reader = ShardReader(write_scaled(tmp_path / "shards", raw, valid, of_shards))
+
+    def by_hand(scan: NDArray[np.float32]) -> NDArray[np.float32]:
+        centre, spread = of_model.median, of_model.iqr
+        if trained == "zscore-scan":
+            centre, spread = scan.mean(axis=0), scan.std(axis=0)
+        return np.nan_to_num((scan - centre) / spread).astype(np.float32)
+
+    found = embed_scans(jepa, reader, pooling="region").embedding
+    expected = [pooled_by_hand(jepa, by_hand(s), "region", v) for s, v in zip(raw, valid, strict=True)]
+    assert_allclose(found, expected, atol=1e-4)
+    if stored != trained or trained == "robust":  # or nothing had to be done
+        jepa.about = None
+        assert np.nanmax(np.abs(embed_scans(jepa, reader, pooling="region").embedding - found)) > 0.05
