@@ -1,8 +1,8 @@
 """Who finds what was planted: all methods on the simulated cohort, under one protocol.
 
-Age and sex are in connectivity alone; `shuffled` is age given to other participants. A method that works finds
-the first two and not the third; static-mean finds nothing. Networks whose tokens are averaged (FIRST_ORDER) are
-not expected to find connectivity (docs/decisions/0014); what they find is printed and not counted.
+Age and sex are in connectivity alone; `shuffled` is age given to other participants. A method that works
+finds the first two and not the third; static-mean finds nothing. Networks whose tokens are averaged
+(FIRST_ORDER) are not expected to find connectivity (docs/decisions/0014): printed, not counted.
 
     python benchmarks/evaluation.py                     quick methods, 100 participants (minutes)
     python benchmarks/evaluation.py --all               networks too (an hour on 2 cores)
@@ -73,9 +73,10 @@ def main() -> None:
                 planted = target != "shuffled" and name != "static-mean"
                 counted = not (planted and name in FIRST_ORDER)
                 wrong += counted and above != planted
+                verdict = ("yes" if above else "no") + ("" if counted else " (not counted)")
                 print(
                     f"{name:30}{target:10}{LABELS[metric]:6}{format_estimate(found):24}"
-                    f"{('yes' if above else 'no') + ('' if counted else ' (not counted)'):20}{time.monotonic() - began:.1f} s",
+                    f"{verdict:20}{time.monotonic() - began:.1f} s",
                     flush=True,
                 )
     print(f"not_as_planted: {wrong} results")
