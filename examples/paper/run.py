@@ -15,7 +15,9 @@ A recipe (TOML):
     [pretraining.NAME]    recipe, set: a call of bjepa-train
     [[row]]               label; method, a baseline, or readout with `model = NAME`; options.
                           scratch and random-encoder with a model take its architecture
-    [[published]]         source, row, column, metric, value: printed beside; only what could be checked
+    [[published]]         source, figures: { target = { metric = "as printed" } }; row, the row it stands
+                          under, or label, where no row of ours is its like
+Metrics: those of bjepa-evaluate, and mse_z, the MSE of scores standardised within the test part: 1 - R².
 """
 
 import argparse
@@ -27,6 +29,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from paper_table import METRICS, markdown, tsv
 
 from bjepa.cli.evaluate import main as bjepa_evaluate
 from bjepa.cli.train import main as bjepa_train
@@ -107,7 +111,23 @@ def load_recipe(path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: row {row['label']!r} needs one of method and readout.")
         if ("readout" in row or "model" in row) and row.get("model") not in recipe["pretraining"]:
             raise InputError(f"{path}: row {row['label']!r} names no pretraining: {row.get('model')!r}.")
+    for column in recipe["column"]:
+        if strange := [metric for metric in column["metrics"] if metric not in METRICS]:
+            raise InputError(f"{path}: unknown metrics {strange}; known: {', '.join(METRICS)}.")
+    _check_published(path, recipe)
     return recipe
+
+
+def _check_published(path: Path, recipe: dict[str, Any]) -> None:
+    """Every published figure has a place in the table."""
+    rows = {row["label"] for row in recipe["row"]}
+    heads = {(column["target"], metric) for column in recipe["column"] for metric in column["metrics"]}
+    for entry in recipe.get("published", []):
+        if ("row" in entry) == ("label" in entry) or entry.get("row", next(iter(rows))) not in rows:
+            raise InputError(f"{path}: a published entry needs a row of the recipe, or a label: {entry}.")
+        figures = {(target, metric) for target, known in entry["figures"].items() for metric in known}
+        if lost := figures - heads:
+            raise InputError(f"{path}: published figures without a column: {sorted(lost)}.")
 
 
 def _columns_there(recipe: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -169,8 +189,18 @@ def _cell(
     run = json.loads(done.read_text())
     with open(folder / "summary.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    own = [r for r in rows if r["method"] == row.get("method", rows[0]["method"])]
-    return {"splits": run["splits_sha256"], "n": run["participants"]["n"]} | {r["metric"]: r for r in own}
+    own = {r["metric"]: r for r in rows if r["method"] == row.get("method", rows[0]["method"])}
+    if "r2" in own:
+        own["mse_z"] = _one_minus(own["r2"])
+    return {"splits": run["splits_sha256"], "n": run["participants"]["n"]} | own
+
+
+def _one_minus(found: dict[str, str]) -> dict[str, str]:
+    """MSE over the variance of the test part is 1 - R² in each split, so its mean and interval are, too."""
+    if found["mean"] == "n/a":
+        return found
+    ends = {"mean": "mean", "ci_low": "ci_high", "ci_high": "ci_low"}
+    return found | {key: f"{1 - float(found[end]):.6g}" for key, end in ends.items()}
 
 
 def _call(program: str, command: Any, words: Sequence[Any]) -> None:
@@ -185,64 +215,6 @@ def _check_splits(cells: dict[tuple[str, str], dict[str, Any]], columns: list[di
         hashes = {cell["splits"] for (_, target), cell in cells.items() if target == column["target"]}
         if len(hashes) > 1:
             raise RuntimeError(f"rows of {column['target']} were scored on {len(hashes)} different splits.")
-
-
-def markdown(
-    recipe: dict[str, Any], columns: list[dict[str, Any]], cells: dict[tuple[str, str], dict[str, Any]]
-) -> str:
-    """The table with a row a method and a column a metric: mean [95 %], published figures in a last line."""
-    heads = [(c, m) for c in columns for m in c["metrics"]]
-    lines = [f"# {recipe['title']}", "", f"As in the paper: {recipe['paper']}.", ""]
-    if "note" in recipe:
-        lines += [recipe["note"], ""]
-    lines.append("| | " + " | ".join(f"{c.get('label', c['target'])}, {m}" for c, m in heads) + " |")
-    lines.append("|---|" + "---|" * len(heads))
-    for row in recipe["row"]:
-        own = [_estimate(cells[row["label"], c["target"]].get(m)) for c, m in heads]
-        lines.append(f"| {row['label']} | " + " | ".join(own) + " |")
-        known = [_published(recipe, row["label"], c["target"], m) for c, m in heads]
-        if any(known):
-            lines.append(f"| *published* | {' | '.join(known)} |")
-    sizes = {c["target"]: cells[recipe["row"][0]["label"], c["target"]]["n"] for c in columns}
-    told = ", ".join(f"{target} n = {n}" for target, n in sizes.items())
-    lines += [
-        "",
-        f"Mean over splits [95 % interval, corrected resampled t]; {told}. Same splits in all rows.",
-    ]
-    for source in dict.fromkeys(p["source"] for p in recipe.get("published", [])):
-        lines.append(f"Published: {source}.")
-    if not recipe.get("published"):
-        lines.append("Published figures are not repeated here: see the paper.")
-    return "\n".join(lines) + "\n"
-
-
-def tsv(
-    recipe: dict[str, Any], columns: list[dict[str, Any]], cells: dict[tuple[str, str], dict[str, Any]]
-) -> str:
-    """One line a cell: row, target, metric, mean, ci_low, ci_high, n_splits, published."""
-    lines = ["row\ttarget\tmetric\tmean\tci_low\tci_high\tn_splits\tpublished"]
-    for row in recipe["row"]:
-        for column in columns:
-            for metric in column["metrics"]:
-                found = cells[row["label"], column["target"]].get(metric)
-                values = (
-                    [found[k] for k in ("mean", "ci_low", "ci_high", "n_splits")] if found else ["n/a"] * 4
-                )
-                known = _published(recipe, row["label"], column["target"], metric) or "n/a"
-                lines.append("\t".join([row["label"], column["target"], metric, *values, known]))
-    return "\n".join(lines) + "\n"
-
-
-def _estimate(found: dict[str, str] | None) -> str:
-    if found is None or found["mean"] == "n/a":
-        return "–"
-    mean, low, high = (f"{float(found[k]):.3f}" for k in ("mean", "ci_low", "ci_high"))
-    return f"{mean} [{low}, {high}]"
-
-
-def _published(recipe: dict[str, Any], row: str, target: str, metric: str) -> str:
-    same = {"row": row, "column": target, "metric": metric}
-    return next((p["value"] for p in recipe.get("published", []) if same.items() <= p.items()), "")
 
 
 def _slug(label: str) -> str:

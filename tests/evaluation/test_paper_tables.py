@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -19,12 +20,17 @@ FOLDER = Path(__file__).resolve().parents[2] / "examples" / "paper"
 RECIPES = sorted(FOLDER.glob("*.toml"))
 
 
+PUBLISHED = '[[published]]\nsource = "Table 1"\n'
+
+
 @pytest.fixture(scope="module")
 def runner() -> ModuleType:
+    sys.path.insert(0, str(FOLDER))  # as a script has it: run.py imports its neighbour
     spec = importlib.util.spec_from_file_location("paper_run", FOLDER / "run.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(FOLDER))
     return module
 
 
@@ -56,7 +62,7 @@ def words(recipe: Path, cohort: Path, output: Path) -> list[str]:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_name_what_there_is(runner: ModuleType, path: Path) -> None:
     recipe = runner.load_recipe(path)
-    known = {metric for metrics in METRICS.values() for metric in metrics}
+    known = {metric for metrics in METRICS.values() for metric in metrics} | {"mse_z"}
     assert recipe["column"] and recipe["row"]
     assert all(metric in known for column in recipe["column"] for metric in column["metrics"])
     assert all(row["method"] in METHODS for row in recipe["row"] if "method" in row)
@@ -72,25 +78,34 @@ def test_a_recipe_runs_goes_on_and_writes_its_table(
     recipe = tmp_path / "short.toml"
     recipe.write_text(
         'title = "T"\npaper = "its table"\n[evaluation]\nscheme = "holdout"\nn_splits = 3\n'
-        '[[column]]\ntarget = "age"\nmetrics = ["r2", "r"]\n[[column]]\ntarget = "iq"\nmetrics = ["r"]\n'
+        '[[column]]\ntarget = "age"\nmetrics = ["r2", "mse_z", "r"]\n'
+        '[[column]]\ntarget = "iq"\nmetrics = ["r"]\n'
         '[pretraining.small]\nrecipe = "small"\n'
         '[[row]]\nlabel = "FC, ridge"\nmethod = "fc-ridge"\n'
         '[[row]]\nlabel = "random"\nmethod = "random-encoder"\nmodel = "small"\n'
         '[[row]]\nlabel = "probe"\nreadout = "probe"\nmodel = "small"\n'
-        '[[published]]\nsource = "Some 2024"\nrow = "probe"\ncolumn = "age"\nmetric = "r"\nvalue = "0.5"\n'
+        '[[published]]\nrow = "probe"\nsource = "Table 9"\nfigures.age = { r = "0.5 (.1)" }\n'
+        '[[published]]\nlabel = "SwiFT"\nsource = "Table 8"\nfigures.iq = { r = "0.3" }\n'
+        'figures.age = { r2 = "0" }\n'
     )
     assert runner.main(words(recipe, cohort, tmp_path / "out")) == 0
     told = capsys.readouterr().out
     assert "has no column 'iq'" in told and told.count("$ bjepa-evaluate") == 3
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| | age, r2 | age, r |" in table and "| *published* |  | 0.5 |" in table
-    assert "Published: Some 2024." in table
+    lines = table.splitlines()
+    assert "|  | age, R² ↑ | age, MSE, standardised ↓ | age, r (Pearson) ↑ |" in lines
+    assert lines[lines.index("| *published: Table 9* |  |  | 0.5 (.1) |") - 1].startswith("| probe |")
+    assert "| *published: SwiFT, Table 8* | 0 |  |  |" in lines and "arXiv:2409.19407" in table
     with open(tmp_path / "out" / "table.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert [r["row"] for r in rows[::2]] == ["FC, ridge", "random", "probe"]
+    assert [r["row"] for r in rows[::3]] == ["FC, ridge", "random", "probe"]
     with open(tmp_path / "out" / "cells" / "age" / "random" / "summary.tsv", newline="") as file:
         by_hand = [r for r in csv.DictReader(file, delimiter="\t") if r["method"] == "random-encoder"]
-    assert rows[2]["mean"] == next(r["mean"] for r in by_hand if r["metric"] == "r2")
+    r2 = next(r for r in by_hand if r["metric"] == "r2")
+    assert rows[3]["mean"] == r2["mean"] and rows[4]["metric"] == "mse_z"
+    for ours, theirs in (("mean", "mean"), ("ci_low", "ci_high"), ("ci_high", "ci_low")):
+        assert float(rows[4][ours]) == pytest.approx(1 - float(r2[theirs]), abs=1e-5)
+    assert rows[8]["published"] == "0.5 (.1) [Table 9]" and rows[5]["published"] == "n/a"
 
     assert runner.main(words(recipe, cohort, tmp_path / "out")) == 0
     assert "$ bjepa-evaluate" not in capsys.readouterr().out  # finished cells are kept
@@ -104,6 +119,8 @@ def test_a_recipe_runs_goes_on_and_writes_its_table(
         ('[[row]]\nlabel = "x"\n', "row 'x' needs one of method and readout"),
         ('[[row]]\nlabel = "x"\nreadout = "probe"\nmodel = "m"\n', "row 'x' names no pretraining: 'm'"),
         ("a = \n", "is no recipe"),
+        (PUBLISHED + 'row = "b"\nfigures.age = { r = "1" }\n', "needs a row of the recipe, or a label"),
+        (PUBLISHED + 'row = "a"\nfigures.age = { r2 = "1" }\n', "without a column: [('age', 'r2')]"),
     ],
 )
 def test_refused(
@@ -126,9 +143,10 @@ def test_refused(
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_runs(runner: ModuleType, cohort: Path, tmp_path: Path, path: Path) -> None:
-    extra = ["--column", "diagnosis=dx"] if path.stem == "diagnosis" else []
-    assert runner.main([*words(path, cohort, tmp_path), *extra]) == 0
     recipe: dict[str, Any] = tomllib.loads(path.read_text())
+    has_diagnosis = any(column["target"] == "diagnosis" for column in recipe["column"])
+    extra = ["--column", "diagnosis=dx"] if has_diagnosis else []
+    assert runner.main([*words(path, cohort, tmp_path), *extra]) == 0
     with open(tmp_path / "table.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert len(rows) == len(recipe["row"]) * sum(len(c["metrics"]) for c in recipe["column"])
