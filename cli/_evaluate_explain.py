@@ -4,7 +4,15 @@ import argparse
 from pathlib import Path
 
 from bjepa.cli._common import DONE, at_least
-from bjepa.cli._evaluate_options import DATA_HELP, add_device, add_model, device_of, load_named_model
+from bjepa.cli._evaluate_options import (
+    DATA_HELP,
+    add_device,
+    add_model,
+    add_pooling,
+    add_training,
+    device_of,
+    load_named_model,
+)
 
 EXAMPLES = """\
   bjepa-evaluate explain RUN OUT --output explain
@@ -49,6 +57,15 @@ def add_explain_options(parser: argparse.ArgumentParser) -> None:
         "default: attention alone",
     )
     prediction.add_argument(
+        "--head",
+        choices=("linear", "finetune"),
+        default="linear",
+        help="linear: ridge or logistic regression on the frozen, pooled tokens; finetune: the model "
+        "fine-tuned in each split; default: linear",
+    )
+    add_pooling(prediction)
+    add_training(prediction)
+    prediction.add_argument(
         "--task",
         choices=("auto", "regression", "classification"),
         default="auto",
@@ -77,16 +94,17 @@ def add_explain_options(parser: argparse.ArgumentParser) -> None:
     )
     prediction.add_argument(
         "--baseline",
-        choices=("median", "participants"),
-        default="median",
-        help="what a region is compared with: its median, or windows of other participants; default: median",
+        choices=("auto", "median", "participants"),
+        default="auto",
+        help="what a region is compared with: its median, or windows of other participants; auto: the latter "
+        "for poolings of pairs; default: auto",
     )
     prediction.add_argument(
         "--n-steps",
         type=at_least(2),
-        default=16,
+        default=8,
         metavar="N",
-        help="points on the path of integrated gradients; default: 16",
+        help="points on the path of integrated gradients; default: 8",
     )
 
     check = parser.add_argument_group("sanity check")
@@ -121,6 +139,9 @@ def explain_from_args(args: argparse.Namespace) -> int:
         limit=args.limit,
         seed=args.seed,
         batch_size=args.batch_size,
+        head=args.head,
+        pooling=args.pooling,
+        max_epochs=args.max_epochs,
         task=args.task,
         group=args.group,
         n_splits=args.n_splits,

@@ -68,7 +68,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_pooling(parser: argparse.ArgumentParser) -> None:
+def add_pooling(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
     """`--pooling` of a window's tokens."""
     parser.add_argument(
         "--pooling",
@@ -135,7 +135,7 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_training(parser: argparse.ArgumentParser) -> None:
+def add_training(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
     """What bounds the methods that train a network."""
     parser.add_argument(
         "--max-epochs",

@@ -2,10 +2,12 @@
 
 What is read      windows (of each participant)
 Attention         attention_columns (column means, memory-bounded) <- attention_maps (received, rollout)
-Attribution       prediction_head (cross-fitted, or a network) <- attribution (captum)
-Is it believable  randomise (weights, from the top) <- sanity (does the map survive?)
-What comes out    networks (means, intervals), measures (names and units), tables, figures, report
-A run             run: run_explain
+The output        output_network (a window to one number) <- heads (linear), tuned_heads <- prediction
+Attribution       attribution (captum, one window) <- maps (of participants)
+Is it believable  randomise (weights, from the top), sanity (does the map survive?) <- sanity_run
+What comes out    measures (names and units), networks (means, intervals), explanation (all of it) <- tables,
+                  figures, findings, report, write
+A run             run: run_explain <- options
 
 captum is imported where it is used.
 """

@@ -29,6 +29,7 @@ from bjepa.model.blocks import Block
 from bjepa.model.encoder import Encoder
 from bjepa.model.explain.attention_columns import CHUNK, weighted_columns
 from bjepa.model.explain.windows import Window
+from bjepa.model.readouts.windows import token_index
 
 RESIDUAL = 0.5  # share of the residual connection in rollout
 
@@ -55,7 +56,8 @@ def attention_maps(
         Whether it is wanted; it looks at every layer.
     """
     n_patches = encoder.config.n_patches
-    x, index, t_r = window.tensors(n_patches, next(encoder.parameters()).device)
+    x, present, t_r = window.tensors(next(encoder.parameters()).device)
+    index = token_index(present, n_patches=n_patches)
     with _inputs_of_blocks(encoder) as inputs:
         encoder(x, index, t_r=t_r)
     n = len(inputs[0])

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from bjepa.model.explain.output_network import OutputNetwork
 from bjepa.model.explain.windows import Window
 from bjepa.preproc.errors import InputError
 
 METHODS = ("integrated-gradients", "occlusion")
-RECOMPUTE_FROM = 1000  # tokens; above, blocks run again for the gradient rather than being kept
 Array = NDArray[np.float64]
 
 
@@ -43,16 +43,15 @@ class Attribution:
 
 
 def attribute(
-    network: nn.Module,
+    network: OutputNetwork,
     window: Window,
     *,
     method: str,
     baselines: Sequence[NDArray[np.float32]],
     n_steps: int,
     batch_size: int,
-    n_patches: int,
 ) -> Attribution:
-    """Attribute the output of `network(x, index, t_r)` -> (B,) for one window.
+    """Attribute the output of a network for one window.
 
     Parameters
     ----------
@@ -63,12 +62,11 @@ def attribute(
     batch_size
         Windows in one pass; changes memory, not the result.
     """
-    x, index, t_r = window.tensors(n_patches, next(network.parameters()).device)
+    x, present, t_r = window.tensors(next(network.encoder.parameters()).device)
 
     def output(x_BRL: Tensor) -> Tensor:
         n = len(x_BRL)
-        out: Tensor = network(x_BRL, None if index is None else index.expand(n, -1), t_r.expand(n))
-        return out
+        return network(x_BRL, present.expand(n, -1), t_r.expand(n))
 
     signed = np.zeros(len(window.valid_R))
     magnitude = np.zeros(len(window.valid_R))
@@ -79,9 +77,9 @@ def attribute(
             signed += values.sum(axis=1) / len(baselines)
             magnitude += np.abs(values).sum(axis=1) / len(baselines)
         else:
-            change = _occlusion(output, x, x0, valid_R=window.valid_R, batch_size=batch_size)
-            signed += change / len(baselines)
-            magnitude += np.abs(change) / len(baselines)
+            values = _occlusion(output, x, x0, valid_R=window.valid_R, batch_size=batch_size)
+            signed += values / len(baselines)
+            magnitude += np.abs(values) / len(baselines)
     with torch.no_grad():
         before = [float(output(torch.from_numpy(baseline)[None].to(x))[0]) for baseline in baselines]
         change = float(output(x)[0]) - float(np.mean(before))

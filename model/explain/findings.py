@@ -13,6 +13,7 @@ from bjepa.model.explain.randomise import COMPLETE
 from bjepa.model.explain.sanity import INPUT, SHUFFLED
 
 NEARLY_UNIFORM = 0.02  # networks within 2 % of what is expected: said so
+LARGE_GAP = 0.05  # share of the change of the output that integrated gradients may miss, unsaid
 FEW = 20  # participants; below, a percentile bootstrap is too narrow
 
 
@@ -46,7 +47,7 @@ def findings(found: Explanation) -> list[Finding]:
 
 def _on_the_prediction(found: Explanation) -> list[Finding]:
     assert found.prediction is not None
-    fitted, name = found.prediction.fitted, found.prediction.cohort.target_name
+    fitted, name = found.prediction.heads, found.prediction.cohort.target_name
     score = f"{LABELS[fitted.metric]} {interval(fitted.estimate)}, chance is {CHANCE[fitted.metric]:g}"
     if fitted.estimate.low > CHANCE[fitted.metric]:
         return [Finding(f"The head predicts {name} in participants that it has not seen: {score}.", False)]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bjepa.model.encoder import Encoder
 from bjepa.model.explain.attention_maps import attention_maps
 from bjepa.model.explain.attribution import attribute
 from bjepa.model.explain.measures import SIGNED
-from bjepa.model.explain.prediction_head import LinearHead, WindowNetwork
+from bjepa.model.explain.output_network import Subject
 from bjepa.model.explain.windows import Participants
 
 Array = NDArray[np.float64]
@@ -54,7 +53,7 @@ class RegionMean:
 
 
 def attention_over(
-    encoder: Encoder, participants: Participants, *, layers: Iterable[int], rollout: bool
+    subject: Subject, participants: Participants, *, layers: Iterable[int], rollout: bool
 ) -> dict[str, Array]:
     """`attention_layer_<l>` of each layer (from 1), and `rollout`: (n, R) each, × uniform attention."""
     layers = list(layers)
@@ -63,7 +62,7 @@ def attention_over(
     for number in range(len(participants)):
         means = {name: RegionMean(participants.reader.n_rois) for name in names}
         for window in participants[number]:
-            found = attention_maps(encoder, window, layers=layers, rollout=rollout)
+            found = attention_maps(subject.encoder(number), window, layers=layers, rollout=rollout)
             for layer, values in found.received.items():
                 means[f"attention_layer_{layer}"].add(values, window.share)
             if found.rollout is not None:
@@ -74,33 +73,24 @@ def attention_over(
 
 
 def attribution_over(
-    encoder: Encoder,
-    heads: Sequence[LinearHead],
-    participants: Participants,
-    settings: AttributionSettings,
+    subject: Subject, participants: Participants, settings: AttributionSettings
 ) -> tuple[dict[str, Array], Completeness]:
-    """Magnitude (× the participant's mean region) and signed sum of each method, (n, R) each.
-
-    `heads`: one a participant.
-    """
+    """Magnitude (× the participant's mean region) and signed sum of each method, (n, R) each."""
     names = [name.replace("-", "_") for name in settings.methods]
     maps: dict[str, list[Array]] = {name + suffix: [] for name in names for suffix in ("", SIGNED)}
     gaps, changes = [], []
     for number, participant in enumerate(participants.participant_id):
-        network = WindowNetwork(encoder, heads[number].weight, heads[number].bias)
-        network.to(next(encoder.parameters()).device).eval()
         others = [values for owner, values in settings.baselines if owner != participant]
         means = {name: RegionMean(participants.reader.n_rois) for name in maps}
         for window in participants[number]:
             for method, name in zip(settings.methods, names, strict=True):
                 found = attribute(
-                    network,
+                    subject.output(number),
                     window,
                     method=method,
                     baselines=others[: settings.n_baselines],
                     n_steps=settings.n_steps,
                     batch_size=settings.batch_size,
-                    n_patches=encoder.config.n_patches,
                 )
                 means[name].add(found.magnitude, window.share)
                 means[name + SIGNED].add(found.signed, window.share)

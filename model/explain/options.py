@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.model.explain.attribution import METHODS
+from bjepa.model.readouts.pooling import SECOND_ORDER, Pooling
 from bjepa.preproc.errors import InputError
 
+Head = Literal["linear", "finetune"]
 Sanity = Literal["cascade", "complete", "none"]
-Baseline = Literal["median", "participants"]
+Baseline = Literal["auto", "median", "participants"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +27,25 @@ class ExplainOptions:
     seed: int = 0
     batch_size: int = 8  # windows at a time, where gradients are computed
     # of the prediction
+    head: Head = "linear"
+    pooling: Pooling = "mean"
+    max_epochs: int | None = None  # of fine-tuning
     task: str = "auto"
     group: str = "participant_id"
     n_splits: int = 5
-    target_class: str | None = None  # of more than two classes: whose output; None: the last
+    target_class: str | None = None  # whose output is explained; None: the last
     attribution: tuple[str, ...] = ("integrated-gradients",)
-    baseline: Baseline = "median"
-    n_steps: int = 16  # points on the path of integrated gradients
+    baseline: Baseline = "auto"
+    n_steps: int = 8  # points on the path of integrated gradients
     # of the sanity check
     sanity: Sanity = "cascade"
     sanity_participants: int = 10
     sanity_draws: int = 3
 
     def __post_init__(self) -> None:
-        for name, allowed in (("sanity", get_args(Sanity)), ("baseline", get_args(Baseline))):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"--{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}."
-                )
+        for name, kind in (("head", Head), ("sanity", Sanity), ("baseline", Baseline), ("pooling", Pooling)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                raise InputError(f"--{name} must be one of {', '.join(get_args(kind))}, got {value!r}.")
         if unknown := [name for name in self.attribution if name not in METHODS]:
             raise InputError(
                 f"--attribution: {unknown[0]!r} is no method; there are {', '.join(METHODS)}.",
@@ -50,10 +53,25 @@ class ExplainOptions:
             )
         if not self.attribution or len(set(self.attribution)) < len(self.attribution):
             raise InputError(f"--attribution must name each method once, got {','.join(self.attribution)!r}.")
-        for name in ("limit", "batch_size", "n_steps", "sanity_participants", "sanity_draws"):
+        if self.max_epochs is not None and self.head != "finetune":
+            raise InputError(
+                "--max-epochs is for --head finetune; a linear head has no epochs.", hint="Leave it out."
+            )
+        least = {"limit": 1, "batch_size": 1, "n_steps": 2, "sanity_participants": 2, "sanity_draws": 1}
+        for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")
+            if value is not None and value < low:
+                raise InputError(f"--{name.replace('_', '-')} must be {low} or more, got {value}.")
+
+    @property
+    def resolved_baseline(self) -> Baseline:
+        """`auto`: the median; other participants where only what fluctuates together counts.
+
+        Correlations do not change along a path from zero but at its very beginning, where no point lies.
+        """
+        if self.baseline != "auto":
+            return self.baseline
+        return "participants" if self.pooling in SECOND_ORDER else "median"
 
     def layers(self, depth: int) -> list[int]:
         """Numbers from 1 of the layers whose attention is shown."""

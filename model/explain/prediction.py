@@ -1,7 +1,7 @@
-"""The prediction of a run: who is predicted, what heads are worth, and what they rest on."""
+"""The prediction of a run: who is predicted, by which heads, and how it is attributed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 
 from bjepa.model.encoder import Encoder
 from bjepa.model.evaluation.cohort import Cohort, load_cohort
+from bjepa.model.evaluation.embedding_file import embed_scans
+from bjepa.model.evaluation.scan_data import ScanData, average_by_participant
 from bjepa.model.evaluation.splits import Splits, make_splits
+from bjepa.model.explain.heads import Heads, linear_heads
 from bjepa.model.explain.maps import AttributionSettings
 from bjepa.model.explain.options import ExplainOptions
-from bjepa.model.explain.prediction_head import CrossFitted, LinearHead, cross_fit, embed_participants
+from bjepa.model.explain.output_network import Subject, subject_of
+from bjepa.model.explain.tuned_heads import tuned_heads
 from bjepa.model.explain.windows import Participants
+from bjepa.model.jepa import JEPA
+from bjepa.model.readouts.pooling import BY_NETWORK, check_pooling, network_numbers
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.participants import bare_id
-from bjepa.preproc.shards import ShardReader
 
 N_BASELINES = 4  # windows of other participants, with --baseline participants
 log = logging.getLogger(__name__)
@@ -25,34 +29,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Heads fitted to everyone's embedding, and how well they predict."""
+    """Heads fitted to all participants of the cohort, and how well they predict."""
 
     cohort: Cohort
     splits: Splits
-    embedding: NDArray[np.float32]  # (n, D), in the order of the cohort
-    fitted: CrossFitted
+    heads: Heads
     target_class: str  # whose output is explained; "" in regression
+    encoder: Encoder  # frozen
+    refit: Callable[[Cohort], Heads] | None  # linear heads to another target of the same people
+    options: ExplainOptions
 
     @property
     def unit(self) -> str:
         """Of the output."""
         if not self.target_class:
             return f"units of {self.cohort.target_name}"
-        return f"log-odds of {self.target_class}"
+        return f"log-odds of {self.target_class}" if len(self.cohort.classes) == 2 else "logits"
 
-    def heads(self, rows: NDArray[np.int64]) -> list[LinearHead]:
-        """For each of these participants the head that did not see them."""
-        return [self.fitted.heads[int(self.fitted.head_of[row])] for row in rows]
+    def subject(self, rows: NDArray[np.int64]) -> Subject:
+        """These participants, each with the head that did not see them."""
+        return subject_of(self.encoder, self.heads.outputs, self.heads.output_of[rows])
 
-    def shuffled_heads(self, rows: NDArray[np.int64], *, seed: int, draw: int) -> list[LinearHead]:
-        """The same with heads fitted to targets that were dealt out anew among all participants."""
-        target = np.random.default_rng([seed, draw, 3]).permutation(self.cohort.target)
-        shuffled = replace(self.cohort, target=target)
-        fitted = cross_fit(self.embedding, shuffled, self.splits, target_class=self.target_class or None)
-        return [fitted.heads[int(fitted.head_of[row])] for row in rows]
+    def shuffled(self, rows: NDArray[np.int64], *, draw: int) -> Subject:
+        """The same with linear heads fitted to targets that were dealt out anew among all participants."""
+        if self.refit is None:
+            raise ValueError("only linear heads are fitted to shuffled targets.")
+        target = np.random.default_rng([self.options.seed, draw, 3]).permutation(self.cohort.target)
+        heads = self.refit(replace(self.cohort, target=target))
+        return subject_of(self.encoder, heads.outputs, heads.output_of[rows])
 
 
-def load_target(reader: ShardReader, table: Path, target: str, options: ExplainOptions) -> Cohort:
+def load_target(data: ScanData, table: Path, target: str, options: ExplainOptions) -> Cohort:
     """Participants with a scan and a value of the target.
 
     Raises
@@ -61,11 +68,7 @@ def load_target(reader: ShardReader, table: Path, target: str, options: ExplainO
         As `load_cohort`; a class that the target does not have, or one for a regression.
     """
     cohort = load_cohort(
-        table,
-        target=target,
-        with_scan={bare_id(p) for p in reader.scans["participant_id"]},
-        task=options.task,
-        group=options.group,
+        table, target=target, with_scan=set(data.participant_id), task=options.task, group=options.group
     )
     if options.target_class is not None and options.target_class not in cohort.classes:
         raise InputError(
@@ -76,31 +79,76 @@ def load_target(reader: ShardReader, table: Path, target: str, options: ExplainO
 
 
 def predict(
-    encoder: Encoder, participants: Participants, cohort: Cohort, options: ExplainOptions
+    model: JEPA, data: ScanData, everyone: Participants, cohort: Cohort, options: ExplainOptions, device: str
 ) -> Prediction:
-    """Embed the participants (those of the cohort, in its order) and fit heads to them."""
+    """Fit heads to the participants of the cohort; `everyone` are the same people in the same order."""
+    check_pooling(options.pooling, n_patches=model.config.n_patches)
+    reader = everyone.reader
     splits = make_splits(cohort, n_splits=options.n_splits, seed=options.seed)
-    embedding = embed_participants(encoder, participants)
-    fitted = cross_fit(embedding, cohort, splits, target_class=options.target_class)
-    log.info("%s of %s: %s", fitted.metric, cohort.target_name, fitted.estimate)
     explained = (options.target_class or cohort.classes[-1]) if cohort.classes else ""
+    class_number = cohort.classes.index(explained) if explained else 0
+    network_R = network_numbers(reader.rois["network17"]) if options.pooling in BY_NETWORK else None
+    refit: Callable[[Cohort], Heads] | None = None
+    if options.head == "linear":
+        embedded = embed_scans(
+            model, reader, pooling=options.pooling, batch_size=options.batch_size, device=device
+        ).embedding
+        features = average_by_participant(embedded, data.participant_id, cohort.participant_id)
+
+        def fit(cohort: Cohort) -> Heads:
+            return linear_heads(
+                model.target_encoder,
+                features,
+                cohort,
+                splits,
+                class_number=class_number,
+                pooling=options.pooling,
+                network_R=network_R,
+                device=device,
+            )
+
+        refit, heads = fit, fit(cohort)
+    else:
+        heads = tuned_heads(
+            model,
+            data,
+            everyone.read,
+            cohort,
+            splits,
+            class_number=class_number,
+            pooling=options.pooling,
+            network_R=network_R,
+            max_epochs=options.max_epochs,
+            device=device,
+            seed=options.seed,
+        )
+    log.info("%s of %s: %.3f [%.3f, %.3f]", heads.metric, cohort.target_name, *heads.estimate)
     return Prediction(
-        cohort=cohort, splits=splits, embedding=embedding, fitted=fitted, target_class=explained
+        cohort=cohort,
+        splits=splits,
+        heads=heads,
+        target_class=explained,
+        encoder=model.target_encoder,
+        refit=refit,
+        options=options,
     )
 
 
 def attribution_settings(everyone: Participants, options: ExplainOptions) -> AttributionSettings:
-    """Methods and baselines: zeros (the regions' medians), or windows of participants drawn by the seed."""
+    """Methods and baselines: zeros (the regions' medians), or windows of participants drawn by the seed.
+
+    Raises InputError where other participants are wanted and there are none.
+    """
     shape = everyone.reader.n_rois, everyone.n_frames
     baselines: Sequence[tuple[str, NDArray[np.float32]]] = [("", np.zeros(shape, dtype=np.float32))]
     n_baselines = 1
-    if options.baseline == "participants":
-        # one more than is used: nobody is their own baseline
+    if options.resolved_baseline == "participants":
         n_baselines = min(N_BASELINES, len(everyone) - 1)
-        drawn = np.random.default_rng([options.seed, 4]).permutation(len(everyone))[: n_baselines + 1]
-        baselines = [(everyone.participant_id[i], next(everyone[int(i)]).x_RL) for i in drawn]
         if n_baselines < 1:
             raise InputError("--baseline participants needs two participants or more; there is one.")
+        # one more than is used: nobody is their own baseline
+        drawn = np.random.default_rng([options.seed, 4]).permutation(len(everyone))[: n_baselines + 1]
+        baselines = [(everyone.participant_id[i], next(everyone[int(i)]).x_RL) for i in drawn]
     return AttributionSettings(
         methods=options.attribution,
         baselines=list(baselines),

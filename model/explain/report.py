@@ -36,6 +36,7 @@ def write_report(
         package="bjepa.model.explain",
         target="" if found.prediction is None else found.prediction.cohort.target_name,
         unit="" if found.prediction is None else found.prediction.unit,
+        head=_head(found),
         n=len(found.participants),
         findings=findings(found),
         pictures=pictures,
@@ -46,6 +47,14 @@ def write_report(
         ],
         facts=facts,
     )
+
+
+def _head(found: Explanation) -> str:
+    if found.prediction is None:
+        return ""
+    options = found.prediction.options
+    kind = "a linear head on the frozen encoder" if options.head == "linear" else "the fine-tuned model"
+    return kind if options.pooling == "mean" else f"{kind} (pooling {options.pooling})"
 
 
 def _top(found: Explanation, measure: Measure) -> list[tuple[str, str, str]]:

@@ -102,5 +102,6 @@ def _ranks(values_bR: Array) -> Array:
     from scipy.stats import rankdata
 
     rounded = np.round(values_bR, 12)
-    ranks: Array = rankdata(rounded, axis=1)
-    return ranks - ranks.mean(axis=1, keepdims=True)
+    ranks = rankdata(rounded, axis=1)
+    centred: Array = ranks - ranks.mean(axis=1, keepdims=True)
+    return centred

@@ -12,6 +12,7 @@ from bjepa.gradients.figures.save import save_picture
 from bjepa.gradients.figures.surfaces import SurfaceLabels, surface_labels
 from bjepa.gradients.regions import regions_of_shards
 from bjepa.model.evaluation.embedding_file import model_sha256
+from bjepa.model.evaluation.scan_data import ScanData
 from bjepa.model.explain.explanation import Explanation
 from bjepa.model.explain.figures import layers_figure, networks_figure, surface_picture
 from bjepa.model.explain.findings import findings
@@ -21,7 +22,7 @@ from bjepa.model.explain.report import Picture, write_report
 from bjepa.model.explain.tables import networks_table, regions_table, sanity_table
 from bjepa.model.jepa import JEPA
 from bjepa.model.run_folder import describe_software
-from bjepa.preproc.files import sha256_of_file, sha256_of_json, write_json, write_text
+from bjepa.preproc.files import sha256_of_file, write_json, write_text
 
 log = logging.getLogger(__name__)
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "h5py")
@@ -31,7 +32,7 @@ def write_explanation(
     output: Path,
     found: Explanation,
     model: JEPA,
-    data: Path,
+    data: ScanData,
     *,
     table: Path | None,
     options: ExplainOptions,
@@ -46,7 +47,7 @@ def write_explanation(
     write_text(output / "sanity.tsv", sanity_table(found.sanity))
     for finding in findings(found):
         log.log(logging.WARNING if finding.warning else logging.INFO, finding.text)
-    surface = surface_labels(regions_of_shards(reader, data))
+    surface = surface_labels(regions_of_shards(reader, data.source))
     facts = _facts(found, model, data, table, options)
     write_report(output / "report.html", found, _pictures(output, found, surface), facts=facts)
     write_json(
@@ -96,11 +97,11 @@ def _scheme(name: str) -> str:
 
 
 def _facts(
-    found: Explanation, model: JEPA, data: Path, table: Path | None, options: ExplainOptions
+    found: Explanation, model: JEPA, data: ScanData, table: Path | None, options: ExplainOptions
 ) -> dict[str, str]:
     reader = found.participants.reader
     facts = {
-        "data": str(data),
+        "data": str(data.source),
         "atlas": f"{reader.atlas} ({reader.n_rois} regions)",
         "model": f"target encoder, {model.config.depth} layers, {model.config.num_heads} heads, "
         f"{model.config.n_tokens} tokens of a window of {model.config.n_frames} frames",
@@ -109,16 +110,19 @@ def _facts(
         "seed": str(options.seed),
     }
     if found.prediction is not None and found.completeness is not None:
-        fitted, completeness = found.prediction.fitted, found.completeness
+        heads, completeness = found.prediction.heads, found.completeness
         facts |= {
             "participants' table": str(table),
-            "heads": f"{len(fitted.heads)}, each explains the participants that it was not fitted to; "
-            f"penalties {', '.join(f'{p:.3g}' for p in fitted.penalties)}",
+            "heads": f"{len(heads.outputs)}, each explains the participants that it was not fitted to; "
+            + "; ".join(
+                f"{name.replace('_', ' ')} {_short(value)}" for name, value in heads.settings.items()
+            ),
+            "pooling": options.pooling,
             "hash of the splits": found.prediction.splits.sha256,
             "baseline": {
                 "median": "0: each region at its median",
                 "participants": "windows of other participants, drawn by the seed",
-            }[options.baseline],
+            }[options.resolved_baseline],
         }
         if "integrated-gradients" in options.attribution:
             facts["integrated gradients add up"] = (
@@ -127,12 +131,14 @@ def _facts(
             )
     if found.sanity:
         row = found.sanity[0]
-        facts["sanity check"] = f"{options.sanity}; {row.n_participants} participants, {row.n_draws} draws"
+        facts["sanity check"] = (
+            f"{options.sanity}; {row.n_participants} participants (their first window), {row.n_draws} draws"
+        )
     return facts
 
 
 def _run(
-    found: Explanation, model: JEPA, data: Path, table: Path | None, options: ExplainOptions
+    found: Explanation, model: JEPA, data: ScanData, table: Path | None, options: ExplainOptions
 ) -> dict[str, Any]:
     reader = found.participants.reader
     predicted = found.prediction
@@ -144,9 +150,9 @@ def _run(
             "class": predicted.target_class or None,
             "n_participants": len(predicted.cohort.participant_id),
             "splits_sha256": predicted.splits.sha256,
-            "metric": predicted.fitted.metric,
-            "score": [_number(value) for value in predicted.fitted.estimate],
-            "penalty_per_feature": predicted.fitted.penalties,
+            "metric": predicted.heads.metric,
+            "score": [_number(value) for value in predicted.heads.estimate],
+            **predicted.heads.settings,
             "completeness": {name: _number(value) for name, value in asdict(found.completeness).items()},
         }
     packages = (*PACKAGES, "captum") if predicted is not None else PACKAGES
@@ -154,8 +160,8 @@ def _run(
         "bjepa_version": bjepa.__version__,
         **describe_software(packages),
         "data": {
-            "path": str(data),
-            "sha256": sha256_of_json([sha256_of_file(shard) for shard in reader.paths]),
+            "path": str(data.source),
+            "sha256": data.sha256,
             "atlas_sha256": reader.atlas_sha256,
         },
         "participants": None if table is None else {"path": str(table), "sha256": sha256_of_file(table)},
@@ -166,6 +172,12 @@ def _run(
         "prediction": prediction,
         "interval": "95 %, percentile bootstrap over participants (sanity: and over draws of weights)",
     }
+
+
+def _short(value: Any) -> str:
+    """Text of a setting: numbers short, lists with commas."""
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(f"{one:.3g}" if isinstance(one, float) else str(one) for one in values)
 
 
 def _number(value: float) -> float | None:
