@@ -17,7 +17,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import r2_score, roc_auc_score
 from torch import Tensor, nn
 
-from bjepa.model.baselines import bnt, braingnn
+from bjepa.model.baselines import bnt, braingnn, fc_network
 from bjepa.model.baselines.bnt import BrainNetworkTransformer, ClusteringReadout, orthonormal_rows
 from bjepa.model.baselines.braingnn import (
     BrainGNN,
@@ -33,6 +33,7 @@ from bjepa.model.baselines.linear import fit_ridge
 from bjepa.model.baselines.methods import METHODS
 from bjepa.model.evaluation.fold import Fold
 from bjepa.model.evaluation.scan_data import load_scan_data
+from bjepa.model.readouts.fit_network import fit_network
 from bjepa.preproc.demo.simulate import draw_participant, make_population, simulate_series
 from bjepa.preproc.errors import InputError
 
@@ -299,11 +300,10 @@ def test_extra_loss_holds_all_three() -> None:
     second = network.pools[1](network.convs[1](first.x, first.graph, first.roi), first.graph, first.roi)
     tpk = top_k_loss(first.score, 4) + top_k_loss(second.score, 2)
     assert_allclose(without.detach(), 0.1 * tpk.detach(), rtol=1e-4)  # directions have length 1 at first
-    assert_allclose(
-        (told - without).detach(), 0.1 * consistency_loss(first.score, classes).detach(), rtol=1e-3
-    )
+    glc = consistency_loss(first.score, classes)
+    assert_allclose((told - without).detach(), 0.1 * glc.detach(), rtol=1e-3)
     with torch.no_grad():
-        network.pools[1].direction.mul_(3)
+        next(network.pools[1].parameters()).mul_(3)
     network(fc, graph)
     assert_allclose(braingnn.extra_loss(network).detach() - without.detach(), (3 - 1) ** 2, rtol=1e-4)
 
@@ -321,10 +321,12 @@ def test_law_braingnn_knows_regions_by_their_weights_alone() -> None:
     moved = fc[:, order][:, :, order]
     assert not torch.allclose(run(network, moved), before, atol=1e-4)
     with torch.no_grad():
-        for conv in network.convs:
-            conv.membership.copy_(conv.membership[:, order])
-        network.convs[0].kernels.copy_(network.convs[0].kernels[:, order])
-        network.convs[0].shared.copy_(network.convs[0].shared[order])
+        first, second = network.convs
+        assert isinstance(first, RegionConv) and isinstance(second, RegionConv)
+        first.membership.copy_(first.membership[:, order])
+        second.membership.copy_(second.membership[:, order])
+        first.kernels.copy_(first.kernels[:, order])
+        first.shared.copy_(first.shared[order])
     assert_allclose(run(network, moved).detach(), before.detach(), atol=1e-5)
 
 
@@ -332,10 +334,8 @@ def test_graph_of_the_strongest_edges() -> None:
     edges = np.array([[0.3, -0.9, 0.1, 0.2, 0.5, np.nan], [-1, -2, -3, -4, -5, 0.1]], dtype=np.float32)
     expected = [[0.3, 0, 0, 0, 0.5, 0], [0, 0, 0, 0, 0, 0.1]]
     assert_allclose(strongest_edges(edges, share=0.4), expected)  # 2.4 of 6: 2; never below 0
-    assert np.count_nonzero(strongest_edges(edges[:, :-1], share=0.01), axis=1).tolist() == [
-        1,
-        0,
-    ]  # one at least
+    one_at_least = strongest_edges(edges[:, :-1], share=0.01)
+    assert np.count_nonzero(one_at_least, axis=1).tolist() == [1, 0]
 
 
 # What all of them read
@@ -450,6 +450,18 @@ def test_law_all_randomness_is_the_seed(name: str, small: Fold) -> None:
     torch.random.set_rng_state(before)
 
 
+def test_the_loop_is_given_the_seed_too(small: Fold, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def record(*args: Any, seed: int, **options: Any) -> Any:
+        seen.append(seed)
+        return fit_network(*args, seed=seed, **options)
+
+    monkeypatch.setattr(fc_network, "fit_network", record)
+    METHODS["braingnn"].fit_predict(replace(small, seed=23))
+    assert seen == [23]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_connectomes_of_a_file(name: str, tmp_path: Path) -> None:
     fc = matrices(8, 6).numpy()
@@ -474,7 +486,7 @@ def cohort() -> tuple[Arrays, NDArray[np.float64], NDArray[np.int64]]:
     population = make_population(0)
     who = [draw_participant(population, number) for number in range(1001, 1201)]
     upper = np.triu_indices(30, k=1)
-    r = np.array([np.corrcoef(simulate_series(population, p)[:, 7::15].T)[upper] for p in who])
+    r = np.array([np.asarray(np.corrcoef(simulate_series(population, p)[:, 7::15].T))[upper] for p in who])
     age, sex = np.array([p.age for p in who]), np.array([int(p.sex == "M") for p in who])
     return np.arctanh(r).astype(np.float32), age, sex
 
