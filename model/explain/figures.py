@@ -85,9 +85,16 @@ def surface_picture(found: Explanation, surface: SurfaceLabels, measures: Sequen
     return surface_figure(np.stack(columns, axis=1), surface, titles=titles, tick=as_ratio)
 
 
+def signed_surface_picture(found: Explanation, surface: SurfaceLabels, measures: Sequence[Measure]) -> Figure:
+    """Group maps of signed measures, a row each; red raises the output, blue lowers it."""
+    columns = np.stack([found.group_map(m) for m in measures], axis=1)
+    titles = [f"{m.label}\n({m.unit})" for m in measures]
+    return surface_figure(columns, surface, titles=titles, tick=lambda value: f"{value:.2g}")
+
+
 def as_ratio(log2_ratio: float) -> str:
     """`×1.4` of a binary logarithm."""
-    return f"×{2.0**log2_ratio:.3g}"
+    return f"×{2.0**log2_ratio:.4g}"
 
 
 def colour_of(name: str, number: int) -> Any:

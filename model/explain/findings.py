@@ -32,8 +32,10 @@ def findings(found: Explanation) -> list[Finding]:
     for measure in found.measures:
         if measure.layer is not None and measure.layer != max(m.layer or 0 for m in found.measures):
             continue  # all layers are in the table; the last one asked for gets the sentence
-        sentences += _on_networks(found, measure)
-    sentences += _on_sanity(found)
+        sentences += [*_on_networks(found, measure), *_on_sanity(found, measure)]
+    if not found.sanity:
+        text = "No sanity check was made (--sanity none): it is not known whether these maps tell what was "
+        sentences.append(Finding(text + "learnt.", True))
     if not found.schemes:
         sentences.append(
             Finding("The atlas names no networks: there are results per region only (regions.tsv).", True)
@@ -73,8 +75,8 @@ def _on_networks(found: Explanation, measure: Measure) -> list[Finding]:
         )
         sentences.append(Finding(text, False))
         if max(abs(row.estimate.mean - 1) for row in rows) < NEARLY_UNIFORM:
-            text = f"{_capital(measure.label)}: all networks lie within {100 * NEARLY_UNIFORM:.0f} % of each "
-            sentences.append(Finding(text + "other's level; there is hardly a preference to speak of.", True))
+            text = f"{_capital(measure.label)}: all networks lie within {100 * NEARLY_UNIFORM:.0f} % of 1, "
+            sentences.append(Finding(text + "hardly a preference; read no ranking into it.", True))
     for row in found.rows("structure", measure):
         if row.network == DIFFERENCE:
             side = "cortex is above subcortex" if row.estimate.mean > 0 else "subcortex is above cortex"
@@ -85,15 +87,10 @@ def _on_networks(found: Explanation, measure: Measure) -> list[Finding]:
     return sentences
 
 
-def _on_sanity(found: Explanation) -> list[Finding]:
-    if not found.sanity:
-        text = "No sanity check was made (--sanity none): it is not known whether these maps tell what was "
-        return [Finding(text + "learnt.", True)]
+def _on_sanity(found: Explanation, measure: Measure) -> list[Finding]:
     sentences = []
-    for measure in found.measures:
-        checks = {row.check: row for row in found.sanity if row.measure == measure.name}
-        if COMPLETE not in checks:
-            continue
+    checks = {row.check: row for row in found.sanity if row.measure == measure.name}
+    if COMPLETE in checks:
         row, name = checks[COMPLETE], _capital(measure.label)
         rho = f"ρ {interval(row.similarity)}"
         if row.verdict == "survives":

@@ -14,7 +14,12 @@ from bjepa.gradients.regions import regions_of_shards
 from bjepa.model.evaluation.embedding_file import model_sha256
 from bjepa.model.evaluation.scan_data import ScanData
 from bjepa.model.explain.explanation import Explanation
-from bjepa.model.explain.figures import layers_figure, networks_figure, surface_picture
+from bjepa.model.explain.figures import (
+    layers_figure,
+    networks_figure,
+    signed_surface_picture,
+    surface_picture,
+)
 from bjepa.model.explain.findings import findings
 from bjepa.model.explain.measures import Measure
 from bjepa.model.explain.options import ExplainOptions
@@ -89,6 +94,10 @@ def _pictures(output: Path, found: Explanation, surface: SurfaceLabels | None) -
         picture = surface_picture(found, surface, ratios) if surface is not None and ratios else None
         how = "" if surface is None else f"Cortex only. {surface.mesh}: {surface.how}."
         add(section, f"{section}_surface", picture, f"Mean over participants; red above 1, blue below. {how}")
+        signed = [m for m in measures if m.is_signed]
+        picture = signed_surface_picture(found, surface, signed) if surface is not None and signed else None
+        says = "Mean over participants; red regions raise the output, blue ones lower it."
+        add(section, f"{section}_signed_surface", picture, says)
     return pictures
 
 
