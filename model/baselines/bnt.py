@@ -7,10 +7,10 @@ Order of operations, d = R (a token is a row of the matrix):
   3. each cluster from R to 8 numbers, all clusters joined, dense 256, 32, output (leaky ReLU)
 
 Source: Kan et al. 2022, "Brain Network Transformer", NeurIPS, arXiv:2210.06681. Two layers, four heads,
-K = 100, frozen centres and the sizes of the MLPs (1024 in a layer; 8, 256, 32) as in the authors' public code.
+K = 100, frozen centres and the sizes of the MLPs (1024 in a layer; 8, 256, 32) as in the authors' code.
 Differs from that code: there all tokens of a scan, as one vector of R * R numbers, go through another MLP
-(R * R -> 32 -> 32 -> R * R) before they meet the centres; here tokens meet the centres as they are. A head has
-R / 4 numbers, rounded up, where R is no multiple of 4. K is at most R / 2, as with the 200 regions of the
+(R * R -> 32 -> 32 -> R * R) before they meet the centres; here tokens meet the centres as they are. A head
+has R / 4 numbers, rounded up, where R is no multiple of 4. K is at most R / 2, as with the 200 regions of the
 paper's first data set. No mixup.
 Size: 3,697,481 for 450 regions and one output, 3,144,169 for 400; 1,359,802 for 200 and two, where the other
 MLP would add 2.60 million (and 13.2 million for 450).

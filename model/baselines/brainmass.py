@@ -106,7 +106,7 @@ class ConnectomeEncoder(nn.Module):
         lengths = (fc_BRR.shape[1],) * len(fc_BRR)
         x_nW = run_blocks(self.blocks, x_nW, lengths, at=None, recompute=False)
         normed: Tensor = self.norm(x_nW)
-        return normed.unflatten(0, fc_BRR.shape[:2])
+        return normed.view(*fc_BRR.shape[:2], -1)
 
     def features(self, fc_BRR: Tensor) -> Tensor:
         """What is read out: (B, R * REDUCED)."""
@@ -165,8 +165,8 @@ class BrainMass(nn.Module):
         profiles = fc_BRR[hidden_BR]  # (B * M, R)
         reconstruction = F.mse_loss(self.profile_head(at_hidden), profiles)
         guess_BMR, true_BMR = (
-            self.identity_head(at_hidden).unflatten(0, (n, -1)),
-            profiles.unflatten(0, (n, -1)),
+            self.identity_head(at_hidden).view(n, -1, profiles.shape[1]),
+            profiles.view(n, -1, profiles.shape[1]),
         )
         alike_BMM = true_BMR @ guess_BMR.transpose(1, 2)
         own = torch.arange(alike_BMM.shape[1], device=alike_BMM.device).repeat(n)

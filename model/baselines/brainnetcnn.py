@@ -39,8 +39,8 @@ class EdgeToEdge(nn.Module):
 
     def forward(self, x_BCRR: Tensor) -> Tensor:
         """(B, C, R, R) -> (B, O, R, R); not symmetric, for a row and a column differ."""
-        of_row = torch.einsum("bcik,ock->boi", x_BCRR, self.row)
-        of_column = torch.einsum("bckj,ock->boj", x_BCRR, self.column)
+        of_row = _contract(x_BCRR, self.row)
+        of_column = _contract(x_BCRR.transpose(2, 3), self.column)
         return of_row[:, :, :, None] + of_column[:, :, None, :] + self.bias[:, None, None]
 
 
@@ -54,7 +54,7 @@ class EdgeToNode(nn.Module):
 
     def forward(self, x_BCRR: Tensor) -> Tensor:
         """(B, C, R, R) -> (B, O, R)."""
-        return torch.einsum("bcik,ock->boi", x_BCRR, self.row) + self.bias[:, None]
+        return _contract(x_BCRR, self.row) + self.bias[:, None]
 
 
 class BrainNetCNN(nn.Module):
@@ -81,9 +81,8 @@ class BrainNetCNN(nn.Module):
     def forward(self, fc_BRR: Tensor) -> Tensor:
         """Symmetric matrices (B, R, R) -> (B, n_outputs)."""
         x = fc_BRR[:, None]  # (B, 1, R, R)
-        x = nn.functional.leaky_relu(self.e2e_1(x), SLOPE)
-        x = nn.functional.leaky_relu(self.e2e_2(x), SLOPE)
-        x = nn.functional.leaky_relu(self.e2n(x), SLOPE)  # (B, 1, R)
+        for layer in (self.e2e_1, self.e2e_2, self.e2n):
+            x = nn.functional.leaky_relu(layer(x), SLOPE, inplace=True)  # (B, 1, R) after the last
         out: Tensor = self.dense(self.n2g(x[:, 0]))
         return out
 
@@ -99,6 +98,15 @@ BRAINNETCNN = Method(
     fit_predict=fit_brainnetcnn,
     trains_network=True,
 )
+
+
+def _contract(x_BCRR: Tensor, weights_OCR: Tensor) -> Tensor:
+    """Sum over c and k of x[b, c, i, k] w[o, c, k]: (B, O, R).
+
+    A product for each filter, then their sum: einsum would copy x, the largest of all tensors here.
+    """
+    by_filter = x_BCRR @ weights_OCR.permute(1, 2, 0)  # (B, C, R, O)
+    return by_filter.sum(dim=1).transpose(1, 2)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

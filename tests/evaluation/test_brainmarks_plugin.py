@@ -106,7 +106,8 @@ def test_the_benchmarks_training_scans_fit_the_scaling(tmp_path: Path, scaling: 
         series = (one["bold"] * one["std"] + one["mean"]).numpy().astype(np.float64)[::2, columns]
         if scaling in ("robust-dynamic", "zscore-scan"):
             series -= series.mean(axis=0)
-        return series / series.std(axis=0) if scaling == "zscore-scan" else series
+        scaled: NDArray[np.float64] = series / series.std(axis=0) if scaling == "zscore-scan" else series
+        return scaled
 
     pooled = np.concatenate([kept(one) for one in train])
     if scaling == "robust-means":
