@@ -18,6 +18,7 @@ MLP head, fine-tuned, or a support vector machine).
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +27,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bjepa.model.baselines.frozen_encoder import read_out
-from bjepa.model.baselines.pretraining import PretrainSettings, Windows, pretrain, window_frames
+from bjepa.model.baselines.pretraining import (
+    PretrainSettings,
+    Windows,
+    pretrain,
+    scaled_reader,
+    window_frames,
+)
 from bjepa.model.config import MaskConfig, ModelConfig
 from bjepa.model.evaluation.fold import Fold, Method, Prediction
-from bjepa.model.evaluation.recordings import recordings_of, region_scaling
+from bjepa.model.evaluation.recordings import recordings_of
 from bjepa.model.jepa import JEPA
 from bjepa.model.masking import collate_masks, sample_mask
 from bjepa.model.readouts.pooling import Pooling
@@ -131,19 +138,19 @@ def fit_brainlm(
     fold: Fold, *, settings: PretrainSettings = SETTINGS, pooling: Pooling = "mean"
 ) -> Prediction:
     """Pretrain on the development part, then read the frozen encoder out."""
-    scaling = region_scaling(fold.inputs)
+    read = scaled_reader(fold.inputs)
     config = architecture(fold.inputs.n_rois, window_frames(fold, PATCH_SIZE))
     jepa = make_autoencoder(config, seed=fold.seed)
     losses = pretrain_autoencoder(
         jepa,
-        Windows(fold.inputs, scaling, config.n_frames),
+        Windows(fold.inputs, read, config.n_frames),
         seed=fold.seed,
         device=fold.device,
         max_epochs=fold.max_epochs,
         settings=settings,
     )
-    found = read_out(jepa.context_encoder, fold, scaling, pooling=pooling)
-    told = {"n_frames": config.n_frames, "pooling": pooling}
+    found = read_out(jepa.context_encoder, fold, read, pooling=pooling)
+    told: dict[str, Any] = {"n_frames": config.n_frames, "pooling": pooling}
     told |= {"epochs": len(losses), "pretraining_loss": losses[-1]}
     return Prediction(found.values, found.settings | told)
 

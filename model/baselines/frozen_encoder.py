@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from bjepa.model.baselines.linear import fit_linear
-from bjepa.model.baselines.pretraining import Scaling, mean_by_owner
+from bjepa.model.baselines.pretraining import mean_by_owner
 from bjepa.model.evaluation.fold import Fold, Prediction
-from bjepa.model.evaluation.recordings import Recordings, scaled
+from bjepa.model.evaluation.recordings import Recordings
+from bjepa.model.readouts.model_scaling import ReadSeries
 from bjepa.model.readouts.pooling import BY_NETWORK, Pooling, network_numbers, pool
 from bjepa.model.readouts.windows import tokens_on_grid, window_samples
 
@@ -27,28 +28,27 @@ if TYPE_CHECKING:
 BATCH_SIZE = 16  # windows in a forward pass
 
 
-def read_out(encoder: Encoder, fold: Fold, scaling: Scaling, *, pooling: Pooling) -> Prediction:
-    """Predictions for the test part from the tokens of `encoder`, which stays as it is."""
+def read_out(encoder: Encoder, fold: Fold, read: ReadSeries, *, pooling: Pooling) -> Prediction:
+    """Predictions for the test part from the tokens of `encoder`, which stays as it is.
+
+    `read` gives a series as the encoder is to see it: scaled, 0 in missing regions.
+    """
 
     def features(recordings: Recordings) -> NDArray[np.float32]:
-        return encoder_features(encoder, recordings, scaling, pooling=pooling, device=fold.device)
+        return encoder_features(encoder, recordings, read, pooling=pooling, device=fold.device)
 
     return fit_linear(replace(fold, inputs=features(fold.inputs), test_inputs=features(fold.test_inputs)))
 
 
 @torch.no_grad()
 def encoder_features(
-    encoder: Encoder, recordings: Recordings, scaling: Scaling, *, pooling: Pooling, device: str
+    encoder: Encoder, recordings: Recordings, read: ReadSeries, *, pooling: Pooling, device: str
 ) -> NDArray[np.float32]:
     """(n_participants, F): pooled tokens; NaN where all series of a participant lack what they are of."""
     network_R = None
     if pooling in BY_NETWORK:
         network_R = torch.from_numpy(network_numbers(recordings.reader.rois["network17"])).to(device)
-    windows = window_samples(
-        recordings,
-        lambda number: scaled(recordings.read(number), scaling),
-        n_frames=encoder.config.n_frames,
-    )
+    windows = window_samples(recordings, read, n_frames=encoder.config.n_frames)
     encoder = encoder.to(device).eval()
     found = []
     for start in range(0, len(windows), BATCH_SIZE):

@@ -28,7 +28,7 @@ def fit_scratch(
 ) -> Prediction:
     """Fit encoder and head on the training part, stop by the validation part, predict the test part.
 
-    Scaling and, without `like`, gradients are those of the training part.
+    Scaling and gradients are those of `like`, or of the training part.
     """
     train = fold.inputs[np.flatnonzero(~fold.is_val)]
     jepa = fresh_jepa(fold, train, like=like)

@@ -19,6 +19,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +28,14 @@ from torch import Tensor, nn
 
 from bjepa.gradients import compute_affinity, diffusion_map, functional_connectivity
 from bjepa.model.evaluation.fold import Fold
-from bjepa.model.evaluation.recordings import Recordings, scaled
+from bjepa.model.evaluation.recordings import Recordings, region_scaling, scaled
 from bjepa.model.readouts.fit_network import lr_factor_at, plain_groups
+from bjepa.model.readouts.model_scaling import ReadSeries
 from bjepa.model.train_step import FUSED
 from bjepa.preproc.errors import InputError
 
 MAX_FRAMES = 160  # of a window: the paper's, and those of recipe `small`
 N_GRADIENTS = 10  # of a fold's own gradient atlas; fewer of few regions
-Scaling = tuple[NDArray[np.float32], NDArray[np.float32]]  # of region_scaling
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +80,9 @@ def pretrain(
     """
     epochs = settings.epochs if max_epochs is None else max(1, min(settings.epochs, max_epochs))
     rng = np.random.default_rng((seed, 1))
-    groups = [{"weight_decay": settings.weight_decay} | group for group in plain_groups(network)]
+    groups: list[dict[str, Any]] = [
+        {"weight_decay": settings.weight_decay} | group for group in plain_groups(network)
+    ]
     trained = [p for group in groups for p in group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=trained[0].device.type in FUSED)
     n_batches = max(1, n_series // settings.batch_size)  # a remainder joins the others
@@ -111,12 +114,22 @@ def pretrain(
     return losses
 
 
+def scaled_reader(recordings: Recordings) -> ReadSeries:
+    """Series by number, scaled by median and IQR of each region over these participants."""
+    scaling = region_scaling(recordings)
+
+    def read(number: int) -> NDArray[np.float32]:
+        return scaled(recordings.read(number), scaling)
+
+    return read
+
+
 @dataclass(frozen=True)
 class Windows:
-    """Windows of L frames of scaled series, read when they are needed. Missing regions are 0."""
+    """Windows of L frames of scaled series (`series`: by number), read when they are needed."""
 
     recordings: Recordings
-    scaling: Scaling
+    series: ReadSeries
     n_frames: int
 
     def random(
@@ -126,9 +139,9 @@ class Windows:
         numbers = self.recordings.numbers[places]
         cut = []
         for number in numbers:
-            series = self.recordings.read(int(number))
+            series = self.series(int(number))
             start = int(rng.integers(len(series) - self.n_frames + 1))
-            cut.append(scaled(series[start : start + self.n_frames], self.scaling).T)
+            cut.append(series[start : start + self.n_frames].T)
         reader = self.recordings.reader
         scans = reader.series_scan[numbers]
         t_r = torch.tensor([reader.scans["t_r_out"][scan] for scan in scans], dtype=torch.float32)

@@ -13,12 +13,13 @@ from functools import partial
 import torch
 
 from bjepa.model.baselines.frozen_encoder import read_out
-from bjepa.model.baselines.pretraining import fold_gradients, window_frames
+from bjepa.model.baselines.pretraining import fold_gradients, scaled_reader, window_frames
 from bjepa.model.config import load_recipe
 from bjepa.model.evaluation.fold import Fold, Method, Prediction
-from bjepa.model.evaluation.recordings import Recordings, recordings_of, region_scaling
+from bjepa.model.evaluation.recordings import Recordings, recordings_of
 from bjepa.model.evaluation.scan_data import ScanData
 from bjepa.model.jepa import JEPA
+from bjepa.model.readouts.model_scaling import as_the_model
 from bjepa.model.readouts.pooling import Pooling
 from bjepa.model.readouts.suits import check_fits
 
@@ -26,12 +27,15 @@ from bjepa.model.readouts.suits import check_fits
 def fresh_jepa(fold: Fold, learn_from: Recordings, *, like: JEPA | None) -> JEPA:
     """A JEPA with weights drawn from `fold.seed`: architecture and gradients of `like`, or the small one.
 
+    Like the model, it then reads series as the model's training data were scaled: weights alone differ.
     The small one is the network of recipe `small` on windows that fit the cohort, with the gradients of the
     connectivity of `learn_from`, the participants that the method fits on.
     """
     generator = torch.Generator().manual_seed(fold.seed)
     if like is not None:
-        return JEPA(like.config, like.gradients.cpu(), generator=generator)
+        jepa = JEPA(like.config, like.gradients.cpu(), generator=generator)
+        jepa.about = like.about  # series are scaled as for the model
+        return jepa
     gradients = fold_gradients(learn_from)
     n_rois, n_gradients = gradients.shape
     config = load_recipe("small", n_rois=n_rois, n_gradients=n_gradients).model
@@ -47,7 +51,8 @@ def recordings_for(like: JEPA | None) -> Callable[[ScanData, Sequence[str]], Rec
 def fit_random_encoder(fold: Fold, *, like: JEPA | None = None, pooling: Pooling = "mean") -> Prediction:
     """Draw the weights, pool the tokens, fit the linear readout on the development part."""
     jepa = fresh_jepa(fold, fold.inputs, like=like)
-    found = read_out(jepa.target_encoder, fold, region_scaling(fold.inputs), pooling=pooling)
+    read = scaled_reader(fold.inputs) if like is None else as_the_model(like, fold.inputs.reader)
+    found = read_out(jepa.target_encoder, fold, read, pooling=pooling)
     return Prediction(found.values, found.settings | {"n_frames": jepa.config.n_frames, "pooling": pooling})
 
 

@@ -14,8 +14,10 @@ from torch import nn
 
 from bjepa.gradients import compute_affinity, diffusion_map
 from bjepa.model import JEPA, Embedder, ModelConfig
+from bjepa.model.about import SCALING_COLUMNS, About
 from bjepa.model.baselines import brainlm, brainmass
 from bjepa.model.baselines.jepa_scratch import fit_scratch, scratch
+from bjepa.model.baselines.linear import fit_linear
 from bjepa.model.baselines.methods import METHODS
 from bjepa.model.baselines.pretraining import (
     MAX_FRAMES,
@@ -24,6 +26,7 @@ from bjepa.model.baselines.pretraining import (
     fold_gradients,
     mean_by_owner,
     pretrain,
+    scaled_reader,
     window_frames,
 )
 from bjepa.model.baselines.random_encoder import fit_random_encoder, fresh_jepa, random_encoder
@@ -172,8 +175,7 @@ def test_a_broken_loss_changes_nothing() -> None:
 
 
 def test_windows_lie_in_their_series_scaled_and_missing_regions_are_zero(few: Recordings) -> None:
-    scaling = region_scaling(few)
-    windows = Windows(few, scaling, 40)
+    scaling, windows = region_scaling(few), Windows(few, scaled_reader(few), 40)
     x, valid, t_r = windows.random(np.array([1, 3, 0]), np.random.default_rng(1))
     assert x.shape == (3, 6, 40) and x.dtype == torch.float32 and t_r.tolist() == pytest.approx([1.6] * 3)
     assert_array_equal(valid[0], [1, 1, 1, 1, 0, 1])
@@ -217,8 +219,7 @@ def test_means_by_owner_leave_out_what_is_not_known() -> None:
 
 def test_brainlm_learns_what_regions_share(few: Recordings) -> None:
     """A hidden patch of a wave that all regions share: its mean leaves 1, neighbours tell the rest."""
-    scaling = region_scaling(few)
-    windows, places = Windows(few, scaling, 60), np.arange(10)
+    windows, places = Windows(few, scaled_reader(few), 60), np.arange(10)
     jepa = brainlm.make_autoencoder(brainlm.architecture(6, 60), seed=0)
     settings = PretrainSettings(epochs=120, batch_size=5, lr=4e-3)
     losses = brainlm.pretrain_autoencoder(jepa, windows, seed=0, device="cpu", settings=settings)
@@ -235,7 +236,7 @@ def test_brainlm_learns_what_regions_share(few: Recordings) -> None:
 
 def test_the_error_is_that_of_the_hidden_frames_of_all_scans(few: Recordings) -> None:
     """Scan by scan, without padding; the second lacks a region, so its lists are shorter."""
-    windows, places = Windows(few, region_scaling(few), 60), np.arange(3)
+    windows, places = Windows(few, scaled_reader(few), 60), np.arange(3)
     jepa = brainlm.make_autoencoder(brainlm.architecture(6, 60), seed=0)
     rng = np.random.default_rng(2)
     x, valid, _ = windows.random(places, rng)
@@ -250,7 +251,7 @@ def test_the_error_is_that_of_the_hidden_frames_of_all_scans(few: Recordings) ->
 
 
 def test_law_missing_regions_have_no_part_in_the_error(few: Recordings, monkeypatch: Any) -> None:
-    windows = Windows(few, region_scaling(few), 60)
+    windows = Windows(few, scaled_reader(few), 60)
     jepa = brainlm.make_autoencoder(brainlm.architecture(6, 60), seed=0)
 
     def error(value: float) -> float:
@@ -291,7 +292,9 @@ def small_brainmass() -> brainmass.BrainMass:
 
 def connectomes(n: int, seed: int) -> torch.Tensor:
     rng = np.random.default_rng(seed)
-    return torch.from_numpy(np.stack([brainmass.pearson(rng.normal(size=(20, 7))) for _ in range(n)]))
+    return torch.from_numpy(
+        np.stack([brainmass.pearson(rng.normal(size=(20, 7)).astype(np.float32)) for _ in range(n)])
+    )
 
 
 def test_law_hidden_profiles_are_not_seen(small_brainmass: brainmass.BrainMass) -> None:
@@ -362,19 +365,30 @@ def test_the_random_encoder_has_the_model_s_architecture_and_fresh_weights(few: 
     assert found.settings["n_frames"] == 32 and found.values.shape == (2,)
 
 
-def test_the_random_encoder_is_read_out_as_probe_does(few: Recordings) -> None:
-    from bjepa.model.baselines.linear import fit_linear
-
+@pytest.mark.parametrize("method", [None, "robust", "robust-dynamic"])
+def test_the_random_encoder_is_read_out_as_probe_does(few: Recordings, method: str | None) -> None:
+    """The model's scaling is the one for both: of another data set, per scan, or, not known, the shards'."""
+    like = model_of_six()
+    if method is not None:
+        rows = [f"{r + 1}\tname{r}\t{90 + r}\t{3 + r}" for r in range(6)]
+        table = "\n".join(["\t".join(SCALING_COLUMNS), *rows, ""])
+        like.about = About(origin={"scaling": method}, scaling_table=table)
     fold = fold_of(few, np.arange(9.0) % 4, test=np.arange(9) > 6, seed=2)
-    jepa, scaling = fresh_jepa(fold, fold.inputs, like=model_of_six()), region_scaling(fold.inputs)
+    jepa = fresh_jepa(fold, fold.inputs, like=like)
 
     def embedded(part: Recordings) -> NDArray[np.float32]:
         valid = part.reader.valid[part.reader.series_scan[part.numbers]]
-        rows = Embedder(jepa).fit([]).transform((scaled(x, scaling) for x in part), valid=valid)
+        if like.about is None:
+            series = [part.reader[int(number)] for number in part.numbers]
+        else:
+            series = [like.about.scale(part.read(int(number))) for number in part.numbers]
+        rows = Embedder(jepa).fit([]).transform(series, valid=valid)
         return np.stack([rows[part.participant == p].mean(axis=0) for p in range(len(part))])
 
     expected = fit_linear(replace(fold, inputs=embedded(fold.inputs), test_inputs=embedded(fold.test_inputs)))
-    assert_allclose(fit_random_encoder(fold, like=model_of_six()).values, expected.values, rtol=1e-4)
+    assert_allclose(fit_random_encoder(fold, like=like).values, expected.values, rtol=1e-4)
+    told = fit_scratch(replace(fold, max_epochs=1), like=like).settings["scaling"]
+    assert told == ("training participants of the fold" if method is None else "model")
 
 
 def test_shards_that_do_not_suit_the_model_are_refused(write_cohort: Cohort) -> None:
