@@ -39,8 +39,8 @@ class EdgeToEdge(nn.Module):
 
     def forward(self, x_BCRR: Tensor) -> Tensor:
         """(B, C, R, R) -> (B, O, R, R); not symmetric, for a row and a column differ."""
-        of_row = _contract(x_BCRR, self.row)
-        of_column = _contract(x_BCRR.transpose(2, 3), self.column)
+        of_row = torch.einsum("bcik,ock->boi", x_BCRR, self.row)
+        of_column = torch.einsum("bckj,ock->boj", x_BCRR, self.column)
         return of_row[:, :, :, None] + of_column[:, :, None, :] + self.bias[:, None, None]
 
 
@@ -54,7 +54,7 @@ class EdgeToNode(nn.Module):
 
     def forward(self, x_BCRR: Tensor) -> Tensor:
         """(B, C, R, R) -> (B, O, R)."""
-        return _contract(x_BCRR, self.row) + self.bias[:, None]
+        return torch.einsum("bcik,ock->boi", x_BCRR, self.row) + self.bias[:, None]
 
 
 class BrainNetCNN(nn.Module):
@@ -98,15 +98,6 @@ BRAINNETCNN = Method(
     fit_predict=fit_brainnetcnn,
     trains_network=True,
 )
-
-
-def _contract(x_BCRR: Tensor, weights_OCR: Tensor) -> Tensor:
-    """Sum over c and k of x[b, c, i, k] w[o, c, k]: (B, O, R).
-
-    A product for each filter, then their sum: einsum would copy x, the largest of all tensors here.
-    """
-    by_filter = x_BCRR @ weights_OCR.permute(1, 2, 0)  # (B, C, R, O)
-    return by_filter.sum(dim=1).transpose(1, 2)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
