@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
+    if args.quick:
+        recipe["note"] = f"**Tiny networks, {QUICK_EPOCHS} epochs (--quick): that it runs, no more.**"
     text = markdown(recipe, columns, cells)
     write_text(args.output / "table.md", text)
     write_text(args.output / "table.tsv", tsv(recipe, columns, cells))

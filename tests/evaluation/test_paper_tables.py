@@ -96,6 +96,7 @@ def test_a_recipe_runs_goes_on_and_writes_its_table(
     assert "|  | age, R² ↑ | age, MSE, standardised ↓ | age, r (Pearson) ↑ |" in lines
     assert lines[lines.index("| *published: Table 9* |  |  | 0.5 (.1) |") - 1].startswith("| probe |")
     assert "| *published: SwiFT, Table 8* | 0 |  |  |" in lines and "arXiv:2409.19407" in table
+    assert "(--quick)" in table
     with open(tmp_path / "out" / "table.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [r["row"] for r in rows[::3]] == ["FC, ridge", "random", "probe"]
