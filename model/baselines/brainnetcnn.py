@@ -11,7 +11,7 @@ predicting neurodevelopment", NeuroImage 146:1038, doi:10.1016/j.neuroimage.2016
 Differs from it: filters are 32 and 64 (E2E), 1 (E2N) and 256 (N2G), as in public uses of the network on
 functional connectivity of hundreds of regions; the paper has 90 regions. E2N has its row alone, as the paper
 allows for symmetric matrices. AdamW in place of SGD.
-Size: 2,053,150 for 450 regions and one output, 1,829,150 for 400.
+Size: 2,053,150 for 450 regions and one output, 1,829,150 for 400. Memory in training: 0.24 GB a scan of 450.
 
 B scans, C and O filters in and out, R regions.
 """
