@@ -124,6 +124,8 @@ def interval(estimate: Estimate, *, signed: bool = False) -> str:
     width = estimate.high - estimate.low
     digits = 2 if not np.isfinite(width) or width <= 0 else int(np.clip(1 - np.floor(np.log10(width)), 2, 5))
     sign = "+" if signed else ""
+    if not np.isfinite(estimate.mean):
+        return "n/a"
     mean = f"{estimate.mean:{sign}.{digits}f}"
     if np.isfinite(estimate.low):
         mean += f" [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -43,7 +43,14 @@ def write_report(
         has_attribution=any(m.is_attribution for m in found.measures),
         top=[(m.label, m.unit, _top(found, m)) for m in (ratios[-3:] if len(ratios) > 3 else ratios)],
         sanity=[
-            (labels[row.measure], row.check, interval(row.similarity), row.verdict) for row in found.sanity
+            (
+                labels[row.measure],
+                row.check,
+                interval(row.similarity),
+                f"{row.pearson:.2f}".replace("-", "−").replace("nan", "n/a"),
+                row.verdict,
+            )
+            for row in found.sanity
         ],
         facts=facts,
     )

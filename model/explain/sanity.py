@@ -8,6 +8,9 @@ Similarity: Spearman correlation over regions of the mean map of participants, b
     input alone              mean |x| of each region: no model at all. Not a randomisation, but if the map of
                              an attribution looks like it, the map may be the input's
 
+Ranks count every region alike, also the many that matter little, whose order the input may set. The Pearson
+correlation, told beside it without a verdict, is led by the regions that stand out.
+
 Source: Adebayo et al. 2018, "Sanity checks for saliency maps", arXiv 1810.03292 (weights and labels).
 Verdicts, by the whole interval: beyond SURVIVES the map survives, within DESTROYED of 0 it is destroyed;
 else it is kept in part, or unclear where the interval covers 0. 0.5 is a quarter of the variance of the
@@ -17,6 +20,7 @@ them correlate by chance, with either sign. More draws of weights help.
 n participants, R regions, d draws.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +40,8 @@ class SanityRow(NamedTuple):
 
     measure: str
     check: str
-    similarity: Estimate
+    similarity: Estimate  # Spearman
+    pearson: float
     n_participants: int
     n_draws: int
 
@@ -74,13 +79,25 @@ def map_similarity(before_nR: Array, after_dnR: Array, *, seed: int) -> Estimate
     return Estimate(mean, float(low), float(high))
 
 
-def _correlations(weights_bn: Array, before_nR: Array, after_dnR: Array) -> Array:
-    """(b, d) correlation of ranks, a row a resample."""
+def map_pearson(before_nR: Array, after_dnR: Array) -> float:
+    """Mean over draws of the Pearson correlation of the two mean maps."""
+    one = np.full((1, len(before_nR)), 1 / len(before_nR))
+    return float(np.mean(_correlations(one, before_nR, after_dnR, _centred)))
+
+
+def _correlations(
+    weights_bn: Array,
+    before_nR: Array,
+    after_dnR: Array,
+    values: Callable[[Array], Array] | None = None,
+) -> Array:
+    """(b, d) correlation of ranks (or of other centred `values`), a row a resample."""
+    values = values or _ranks
     present = np.isfinite(before_nR).any(axis=0)
-    first = _ranks(_weighted_means(weights_bn, before_nR[:, present]))
+    first = values(_weighted_means(weights_bn, before_nR[:, present]))
     columns = []
     for after_nR in after_dnR:
-        second = _ranks(_weighted_means(weights_bn, after_nR[:, present]))
+        second = values(_weighted_means(weights_bn, after_nR[:, present]))
         norm = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
         with np.errstate(invalid="ignore"):
             columns.append((first * second).sum(axis=1) / np.where(norm > 0, norm, np.nan))
@@ -97,11 +114,14 @@ def _weighted_means(weights_bn: Array, values_nR: Array) -> Array:
     return means
 
 
+def _centred(values_bR: Array) -> Array:
+    rounded = np.round(values_bR, 12)
+    centred: Array = rounded - rounded.mean(axis=1, keepdims=True)
+    return centred
+
+
 def _ranks(values_bR: Array) -> Array:
     """Centred ranks of each row; rounding of the last bits makes no rank."""
     from scipy.stats import rankdata
 
-    rounded = np.round(values_bR, 12)
-    ranks = rankdata(rounded, axis=1)
-    centred: Array = ranks - ranks.mean(axis=1, keepdims=True)
-    return centred
+    return _centred(rankdata(np.round(values_bR, 12), axis=1))

@@ -14,7 +14,7 @@ from bjepa.model.explain.maps import AttributionSettings, attention_over, attrib
 from bjepa.model.explain.measures import Measure
 from bjepa.model.explain.output_network import Subject
 from bjepa.model.explain.randomise import COMPLETE, cascade, stages
-from bjepa.model.explain.sanity import INPUT, SHUFFLED, SanityRow, map_similarity
+from bjepa.model.explain.sanity import INPUT, SHUFFLED, SanityRow, map_pearson, map_similarity
 from bjepa.model.explain.windows import Participants
 
 Array = NDArray[np.float64]
@@ -63,16 +63,18 @@ def sanity_rows(
             after.setdefault(SHUFFLED, []).append(maps_of(shuffled(draw)))
 
     rows = []
+
+    def compare(measure: Measure, check: str, changed_dnR: Array) -> None:
+        own = before[measure.name]
+        similarity, pearson = map_similarity(own, changed_dnR, seed=seed), map_pearson(own, changed_dnR)
+        rows.append(SanityRow(measure.name, check, similarity, pearson, len(participants), len(changed_dnR)))
+
     for measure in measures:
         for check, found in after.items():
-            if not _changes(check, measure):
-                continue
-            changed_dnR = np.stack([maps[measure.name] for maps in found])
-            similarity = map_similarity(before[measure.name], changed_dnR, seed=seed)
-            rows.append(SanityRow(measure.name, check, similarity, len(participants), n_draws))
+            if _changes(check, measure):
+                compare(measure, check, np.stack([maps[measure.name] for maps in found]))
         if measure.is_attribution and not measure.is_signed:
-            similarity = map_similarity(before[measure.name], input_map(participants)[None], seed=seed)
-            rows.append(SanityRow(measure.name, INPUT, similarity, len(participants), 1))
+            compare(measure, INPUT, input_map(participants)[None])
     return rows
 
 

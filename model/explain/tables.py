@@ -41,10 +41,13 @@ def networks_table(found: Sequence[NetworkRow]) -> str:
 def sanity_table(found: Sequence[SanityRow]) -> str:
     """A row a measure and check: the map's Spearman correlation with what it was before."""
     rows: list[Sequence[Any]] = [
-        ("measure", "check", "spearman", "ci_low", "ci_high", "n_participants", "n_draws", "verdict")
+        (
+            *("measure", "check", "spearman", "ci_low", "ci_high", "pearson"),
+            *("n_participants", "n_draws", "verdict"),
+        )
     ]
     rows += [
-        (row.measure, row.check, *row.similarity, row.n_participants, row.n_draws, row.verdict)
+        (row.measure, row.check, *row.similarity, row.pearson, row.n_participants, row.n_draws, row.verdict)
         for row in found
     ]
     return as_tsv(rows)

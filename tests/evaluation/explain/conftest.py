@@ -1,8 +1,8 @@
 """For the tests of explain: shards of 40 regions in lopsided networks, and an encoder with a planted network.
 
-Every region has its own level in every participant, all of the same spread, so that the input favours no
-network. The target is the mean level of the regions of `Cont`. The planted encoder attends to these regions
-alone, reads their level, and writes it into every token.
+Every region has its own level in every participant, all of the same size (about -1 or 1), so that the input
+favours no region. The target is the mean level of the regions of `Cont`. The planted encoder attends to these
+regions alone, reads their level, and writes it into every token.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,13 +45,13 @@ def write_levels(
     Participants with odd numbers have two phases, the last one two windows.
     """
     rng = np.random.default_rng(seed)
-    level = rng.normal(size=(n, N_ROIS))
+    level = rng.choice([-1.0, 1.0], size=(n, N_ROIS)) * rng.uniform(0.9, 1.1, size=(n, N_ROIS))
     scans = []
     for i in range(n):
         lengths = [N_FRAMES + i % 3] * (1 + i % 2) if i < n - 1 else [2 * N_FRAMES + 1]
         valid = np.ones(N_ROIS, bool)
         valid[[(missing or {})[i]] if missing and i in missing else []] = False
-        phases = [(level[i] + 0.5 * rng.normal(size=(m, N_ROIS))).astype(np.float32) for m in lengths]
+        phases = [(level[i] + 0.1 * rng.normal(size=(m, N_ROIS))).astype(np.float32) for m in lengths]
         for phase in phases:
             phase[:, ~valid] = 0
         entities = {

@@ -16,7 +16,7 @@ from bjepa.model.explain.networks import bootstrap_mean, network_rows, schemes_o
 from bjepa.model.explain.options import ExplainOptions
 from bjepa.model.explain.output_network import LinearOutput, Subject, subject_of
 from bjepa.model.explain.randomise import cascade, stages
-from bjepa.model.explain.sanity import map_similarity, verdict
+from bjepa.model.explain.sanity import map_pearson, map_similarity, verdict
 from bjepa.model.explain.sanity_run import _changes
 from bjepa.model.explain.tables import as_tsv
 from bjepa.preproc.errors import InputError
@@ -132,6 +132,8 @@ def test_similarity_is_spearman_of_the_mean_maps() -> None:
     by_hand = [spearmanr(first, np.nanmean(one[:, keep], axis=0)).statistic for one in after]
     assert_allclose(found.mean, np.mean(by_hand))
     assert found.low < found.mean < found.high
+    linear = [np.corrcoef(first, np.nanmean(one[:, keep], axis=0))[0, 1] for one in after]
+    assert_allclose(map_pearson(before, after), np.mean(linear))
     assert found == map_similarity(before, after, seed=0)
     itself = map_similarity(before, before[None], seed=0)
     assert_allclose([itself.mean, itself.low, itself.high], 1)

@@ -42,19 +42,28 @@ def run(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
 def found(run: tuple[Path, Path, Path]) -> Path:
     model, data, participants = run
     out = model.parent / "explain"
-    words: tuple[object, ...] = ("--participants", participants, "--target", "level", "--limit", 24, "--layer", "all")
-    words += ("--sanity-draws", 8, "--attribution", "integrated-gradients,occlusion", "--device", "cpu")
+    words: tuple[object, ...] = (
+        "--participants",
+        participants,
+        "--target",
+        "level",
+        "--limit",
+        12,
+        "--layer",
+        "all",
+    )
+    words += ("--sanity-draws", 6, "--sanity-participants", 5, "--device", "cpu")
     assert explain(model, data, *words, "--output", out) == 0
     return out
 
 
 def test_the_planted_network_is_first_by_every_measure(found: Path) -> None:
-    for measure in ("attention_layer_1", "rollout", "integrated_gradients", "occlusion"):
+    for measure in ("attention_layer_1", "rollout", "integrated_gradients"):
         first, second = ranked(found, measure)[:2]
         assert first["network"] == "Cont" and first["expected"] == "1", measure
         assert float(first["ci_low"]) > max(1, float(second["ci_high"]))
         assert {r["network"] for r in ranked(found, measure, "network17")[:2]} == {"ContA", "ContB"}
-        assert first["n_participants"] == "24"
+        assert first["n_participants"] == "12"
     assert all(abs(float(r["mean"]) - 1) < 1e-3 for r in ranked(found, "attention_layer_2"))
     regions = rows(found / "regions.tsv")
     top = sorted(regions, key=lambda r: -float(r["integrated_gradients"]))[:5]
@@ -65,15 +74,18 @@ def test_the_planted_network_is_first_by_every_measure(found: Path) -> None:
 
 def test_the_check_destroys_the_map(found: Path) -> None:
     checks = {(r["measure"], r["check"]): r for r in rows(found / "sanity.tsv")}
-    for measure in ("integrated_gradients", "occlusion"):
-        complete = checks[measure, "complete"]
-        assert float(complete["ci_high"]) < 0.5 and complete["verdict"] != "survives"
-        assert abs(float(complete["spearman"])) < 0.3
-        assert checks[measure, "input alone"]["verdict"] != "survives"
+    for measure in ("integrated_gradients", "integrated_gradients_signed"):
+        for check in ("block 1", "complete"):
+            row = checks[measure, check]
+            assert row["verdict"] != "survives" and float(row["ci_low"]) < 0 < float(row["ci_high"]), row
+            # places of regions are learnt too, and go last: block 1 still tells the planted from the others
+            most = 0.5 if check == "block 1" else 0.3
+            assert abs(float(row["spearman"])) < most and abs(float(row["pearson"])) < most, row
     # the planted encoder reads the planted regions whatever the head: it is the encoder that makes this map
-    assert float(checks["integrated_gradients", "shuffled target"]["spearman"]) > 0.3
+    assert float(checks["integrated_gradients", "shuffled target"]["pearson"]) > 0.8
+    assert float(checks["integrated_gradients", "input alone"]["pearson"]) < 0.5
     assert ("attention_layer_2", "block 1") in checks and ("attention_layer_1", "block 2") not in checks
-    assert checks["rollout", "complete"]["n_draws"] == "8"
+    assert checks["rollout", "complete"]["n_draws"] == "6"
 
 
 def test_a_random_encoder_does_not_show_it(
@@ -81,7 +93,16 @@ def test_a_random_encoder_does_not_show_it(
 ) -> None:
     _, data, participants = run
     save_model(planted.plain(seed=1), tmp_path / "run" / "model")
-    words: tuple[object, ...] = ("--participants", participants, "--target", "level", "--limit", 12, "--sanity", "none")
+    words: tuple[object, ...] = (
+        "--participants",
+        participants,
+        "--target",
+        "level",
+        "--limit",
+        12,
+        "--sanity",
+        "none",
+    )
     assert explain(tmp_path / "run", data, *words, "--output", tmp_path / "out") == 0
     mean = {r["network"]: float(r["mean"]) for r in ranked(tmp_path / "out", "integrated_gradients")}
     assert mean["Cont"] < 1.5
@@ -97,7 +118,7 @@ def test_the_folder_holds_tables_pictures_page_and_record(found: Path, run: tupl
     assert not any("surface" in name for name in names)  # these regions are on no surface we know
     record = json.loads((found / "run.json").read_text())
     assert record["prediction"]["metric"] == "r2" and record["prediction"]["score"][0] > 0.8
-    assert record["prediction"]["target"] == "level" and len(record["explained"]) == 24
+    assert record["prediction"]["target"] == "level" and len(record["explained"]) == 12
     assert record["options"]["layer"] == "all" and record["versions"]["captum"]
     whole = record["prediction"]["completeness"]
     assert whole["gap"] < 0.02 * whole["change"]
@@ -109,13 +130,24 @@ def test_the_folder_holds_tables_pictures_page_and_record(found: Path, run: tupl
 
 def test_the_same_command_writes_the_same_bytes(run: tuple[Path, Path, Path], tmp_path: Path) -> None:
     model, data, participants = run
-    words: tuple[object, ...] = ("--participants", participants, "--target", "group", "--limit", 5, "--sanity-participants", 3)
+    words: tuple[object, ...] = (
+        "--participants",
+        participants,
+        "--target",
+        "group",
+        "--limit",
+        5,
+        "--sanity-participants",
+        3,
+    )
     words += ("--sanity-draws", 2, "--seed", 3, "--baseline", "participants", "--n-steps", 4)
+    words += ("--attribution", "occlusion,integrated-gradients", "--n-splits", 3, "--sanity", "complete")
     for name in ("one", "two"):
         assert explain(model, data, *words, "--output", tmp_path / name) == 0
     for table in TABLES:
         assert (tmp_path / "one" / table).read_bytes() == (tmp_path / "two" / table).read_bytes()
-    assert ranked(tmp_path / "one", "integrated_gradients")[0]["network"] == "Cont"
+    for measure in ("integrated_gradients", "occlusion"):
+        assert ranked(tmp_path / "one", measure)[0]["network"] == "Cont"
     record = json.loads((tmp_path / "one" / "run.json").read_text())
     assert record["prediction"]["metric"] == "auc" and record["prediction"]["class"] == "low"
     signed = ranked(tmp_path / "one", "integrated_gradients_signed")
@@ -129,7 +161,14 @@ def test_attention_alone_needs_no_target(
     blank = planted.rois([""] * planted.n_rois, [""] * planted.n_rois) | {"structure": [""] * planted.n_rois}
     data, _ = planted.write(tmp_path / "out", n=5, regions=blank)
     (tmp_path / "who.txt").write_text("sub-01\nsub-03\n")
-    words: tuple[object, ...] = ("--participants", tmp_path / "who.txt", "--sanity", "complete", "--sanity-draws", 1)
+    words: tuple[object, ...] = (
+        "--participants",
+        tmp_path / "who.txt",
+        "--sanity",
+        "complete",
+        "--sanity-draws",
+        1,
+    )
     assert explain(model, data, *words, "--output", tmp_path / "alone") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "alone" / "report.html")
     record = json.loads((tmp_path / "alone" / "run.json").read_text())
@@ -180,7 +219,16 @@ def test_connectomes_are_refused(run: tuple[Path, Path, Path], tmp_path: Path, c
 def test_a_fine_tuned_model_shows_what_it_was_trained_on(planted: Any, tmp_path: Path) -> None:
     save_model(planted.plain(seed=2), tmp_path / "run" / "model")
     data, participants = planted.write(tmp_path / "out", n=120, seed=5)
-    words: tuple[object, ...] = ("--participants", participants, "--target", "level", "--limit", 30, "--head", "finetune")
+    words: tuple[object, ...] = (
+        "--participants",
+        participants,
+        "--target",
+        "level",
+        "--limit",
+        30,
+        "--head",
+        "finetune",
+    )
     words += ("--sanity", "complete", "--sanity-draws", 6, "--n-splits", 3)
     assert explain(tmp_path / "run", data, *words, "--output", tmp_path / "tuned") == 0
     record = json.loads((tmp_path / "tuned" / "run.json").read_text())
