@@ -32,6 +32,7 @@ from bjepa.model.explain.networks import resamples
 SURVIVES, DESTROYED = 0.5, 0.3
 SHUFFLED, INPUT = "shuffled target", "input alone"
 N_BOOTSTRAP = 1000
+PRECISION = 6  # decimals, of the largest value: float32 has seven
 Array = NDArray[np.float64]
 
 
@@ -115,13 +116,14 @@ def _weighted_means(weights_bn: Array, values_nR: Array) -> Array:
 
 
 def _centred(values_bR: Array) -> Array:
-    rounded = np.round(values_bR, 12)
-    centred: Array = rounded - rounded.mean(axis=1, keepdims=True)
+    centred: Array = values_bR - values_bR.mean(axis=1, keepdims=True)
     return centred
 
 
 def _ranks(values_bR: Array) -> Array:
-    """Centred ranks of each row; rounding of the last bits makes no rank."""
+    """Centred ranks of each row; differences within the precision of a network make no rank."""
     from scipy.stats import rankdata
 
-    return _centred(rankdata(np.round(values_bR, 12), axis=1))
+    largest = np.abs(values_bR).max(axis=1, keepdims=True)
+    relative = np.round(values_bR / np.where(largest > 0, largest, 1), PRECISION)
+    return _centred(rankdata(relative, axis=1))

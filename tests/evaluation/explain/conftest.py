@@ -97,13 +97,17 @@ def plain_jepa(*, seed: int = 0, depth: int = 2, **config: Any) -> JEPA:
 
 @torch.no_grad()
 def planted_jepa() -> JEPA:
-    """Layer 1 looks at the planted regions and writes their level into READ; layer 2 adds nothing."""
-    jepa = plain_jepa()
+    """Layer 1 looks at the planted regions and writes their level into READ; layer 2 adds nothing.
+
+    Regions have learned places, so that weights drawn anew know nothing of networks.
+    """
+    jepa = plain_jepa(region_position="learned")
     encoder = jepa.target_encoder
     encoder.patch_embed.proj.weight.zero_()
     encoder.patch_embed.proj.weight[LEVEL] = 1 / PATCH
-    encoder.positions.gradient.weight.zero_()
-    encoder.positions.gradient.weight[0, 0], encoder.positions.gradient.weight[1, 0] = 1, -1  # features 8, 9
+    sign = torch.from_numpy(np.where(PLANTED, 1.0, -1.0))
+    encoder.positions.region[:, 0], encoder.positions.region[:, 1] = sign, -sign  # features 8 and 9
+    encoder.positions.region[:, 2:].zero_()
     blocks: Any = encoder.blocks
     for block in blocks:
         block.mlp.fc2.weight.zero_()
