@@ -87,7 +87,16 @@ def test_the_check_destroys_the_map(found: Path) -> None:
 
 def test_enough_draws_say_destroyed(run: tuple[Path, Path, Path], tmp_path: Path) -> None:
     model, data, participants = run
-    words = ("--participants", participants, "--target", "level", "--limit", 6, "--n-steps", 4)
+    words: tuple[object, ...] = (
+        "--participants",
+        participants,
+        "--target",
+        "level",
+        "--limit",
+        6,
+        "--n-steps",
+        4,
+    )
     words += ("--sanity", "complete", "--sanity-draws", 40)
     assert explain(model, data, *words, "--output", tmp_path / "out") == 0
     checks = {(r["measure"], r["check"]): r for r in rows(tmp_path / "out" / "sanity.tsv")}
