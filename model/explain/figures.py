@@ -70,7 +70,7 @@ def layers_figure(found: Explanation, scheme: Scheme) -> Figure | None:
     image = axes.imshow(np.log2(ratio), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(measures)), [str(m.layer) for m in measures])
-    axes.set_xlabel("layer")
+    axes.set_xlabel("layer", fontsize=9)
     axes.tick_params(labelsize=8)
     bar = figure.colorbar(image, ax=axes, format=lambda value, _: as_ratio(value))
     bar.set_label("× uniform attention", fontsize=9)

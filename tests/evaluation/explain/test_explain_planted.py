@@ -79,7 +79,8 @@ def test_the_check_destroys_the_map(found: Path) -> None:
         assert row["verdict"] != "survives" and float(row["ci_low"]) < 0 < float(row["ci_high"]), row
         assert abs(float(row["spearman"])) < 0.3 and abs(float(row["pearson"])) < 0.3, row
     # the planted encoder reads the planted regions whatever the head: it is the encoder that makes this map
-    assert float(checks["integrated_gradients", "shuffled target"]["pearson"]) > 0.8
+    shuffled = checks["integrated_gradients", "shuffled target"]
+    assert float(shuffled["pearson"]) > 0.8 and float(shuffled["spearman"]) < 0.9
     assert float(checks["integrated_gradients", "input alone"]["pearson"]) < 0.5
     assert ("attention_layer_2", "block 1") in checks and ("attention_layer_1", "block 2") not in checks
     assert checks["rollout", "complete"]["n_draws"] == "6"
