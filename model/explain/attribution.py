@@ -77,7 +77,7 @@ def attribute(
             signed += values.sum(axis=1) / len(baselines)
             magnitude += np.abs(values).sum(axis=1) / len(baselines)
         else:
-            values = _occlusion(output, x, x0, valid_R=window.valid_R, batch_size=batch_size)
+            values = _occlusion(output, x, x0, batch_size=batch_size)
             signed += values / len(baselines)
             magnitude += np.abs(values) / len(baselines)
     with torch.no_grad():
@@ -107,12 +107,10 @@ def _occlusion(
     x: Tensor,
     x0: Tensor,
     *,
-    valid_R: NDArray[np.bool_],
     batch_size: int,
 ) -> Array:
-    """(R,): captum gives the change of a feature to all of its frames."""
-    # missing regions share a number with nobody that matters: they have no tokens, their change is 0
-    number_R = torch.as_tensor(np.where(valid_R, np.cumsum(valid_R) - 1, valid_R.sum()), device=x.device)
+    """(R,): captum gives the change of a feature to all of its frames. A missing region changes nothing."""
+    number_R = torch.arange(x.shape[1], device=x.device)
     found = (
         captum_attr()
         .FeatureAblation(output)

@@ -214,6 +214,34 @@ def test_other_poolings_add_up_too(planted: Any, tmp_path: Any, pooling: Any) ->
     assert completeness.gap < 0.05 * completeness.change
 
 
+def test_what_is_unknown_of_a_window_takes_the_training_mean(planted: Any) -> None:
+    weight, fill = np.ones(40 * 16), np.full(40 * 16, 2.0)
+    settings: dict[str, Any] = {"pooling": "region", "fill_F": fill}
+    window = make_window(planted, missing=(7,))
+    encoder = planted.plain().target_encoder
+    whole = LinearOutput(encoder, weight, 0.0, **settings).eval()
+    weight[7 * 16 : 8 * 16] = 0
+    others = LinearOutput(encoder, weight, 0.0, **settings).eval()
+    difference = by_hand(whole, window.x_RL, window) - by_hand(others, window.x_RL, window)
+    assert_allclose(difference, 16 * 2.0, rtol=1e-4)
+
+
+def test_the_own_window_is_left_out_of_the_baselines(planted: Any, tmp_path: Any) -> None:
+    data, _ = planted.write(tmp_path / "out", n=3)
+    people = participants_of(planted.plain(), ShardReader(data), None)
+    subject = subject_of(planted.plain().target_encoder, [make_output(planted)], np.zeros(3, dtype=np.int64))
+    own, other = next(people[0]).x_RL, next(people[2]).x_RL
+
+    def signed(baselines: list[tuple[str, NDArray[np.float32]]]) -> Array:
+        settings = AttributionSettings(
+            methods=("occlusion",), baselines=baselines, n_baselines=1, n_steps=2, batch_size=64
+        )
+        found = attribution_over(subject.of(np.arange(1)), people.of([0]), settings)[0]
+        return found["occlusion_signed"]
+
+    assert_allclose(signed([("00", own), ("02", other)]), signed([("02", other)]))
+
+
 def test_nobody_is_their_own_baseline(planted: Any, tmp_path: Any) -> None:
     data, _ = planted.write(tmp_path / "out", n=3)
     people = participants_of(planted.plain(), ShardReader(data), None)
