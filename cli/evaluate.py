@@ -112,12 +112,17 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def _add_probe(parser: argparse.ArgumentParser) -> None:
+def _add_one_model(parser: argparse.ArgumentParser) -> None:
+    """What `probe` and `finetune` share: a model on data, the protocol, baselines beside it."""
     add_model(parser)
     parser.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
     add_protocol(parser)
-    _add_methods(parser, "baselines to run beside the probe, under the same splits; default: none")
+    _add_methods(parser, "baselines to run beside it, under the same splits; default: none")
     add_pooling(parser)
+
+
+def _add_probe(parser: argparse.ArgumentParser) -> None:
+    _add_one_model(parser)
     parser.add_argument(
         "--head",
         choices=("linear", "released", "attentive"),
@@ -131,11 +136,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_finetune(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    parser.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
-    add_protocol(parser)
-    _add_methods(parser, "baselines to run beside it, under the same splits; default: none")
-    add_pooling(parser)
+    _add_one_model(parser)
     add_training(parser)
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--epochs", type=at_least(1), metavar="N", help="of the schedule; default: 50")

@@ -31,7 +31,6 @@ from bjepa.model.baselines.pretraining import (
     PretrainSettings,
     Windows,
     pretrain,
-    scaled_reader,
     window_frames,
 )
 from bjepa.model.config import MaskConfig, ModelConfig
@@ -39,6 +38,7 @@ from bjepa.model.evaluation.fold import Fold, Method, Prediction
 from bjepa.model.evaluation.recordings import recordings_of
 from bjepa.model.jepa import JEPA
 from bjepa.model.masking import collate_masks, sample_mask
+from bjepa.model.readouts.model_scaling import scaled_reader
 from bjepa.model.readouts.pooling import Pooling
 
 PATCH_SIZE = 20  # frames, as in the paper

@@ -34,11 +34,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bjepa.model.baselines.linear import fit_linear
-from bjepa.model.baselines.pretraining import PretrainSettings, mean_by_owner, pretrain
+from bjepa.model.baselines.pretraining import PretrainSettings, pretrain
 from bjepa.model.blocks import NORM_EPS, Block, run_blocks
 from bjepa.model.ema import ema_update
 from bjepa.model.evaluation.fold import Fold, Method, Prediction
 from bjepa.model.evaluation.recordings import Recordings, recordings_of
+from bjepa.model.evaluation.scan_data import mean_by_owner
 
 KEPT_SHARE = 0.8  # of the frames in a view
 HIDDEN_SHARE = 0.1  # of the regions, 2 at least

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from bjepa.model.baselines.linear import fit_linear
-from bjepa.model.baselines.pretraining import mean_by_owner
 from bjepa.model.evaluation.fold import Fold, Prediction
 from bjepa.model.evaluation.recordings import Recordings
+from bjepa.model.evaluation.scan_data import mean_by_owner
 from bjepa.model.readouts.model_scaling import ReadSeries
 from bjepa.model.readouts.pooling import BY_NETWORK, Pooling, network_numbers, pool
 from bjepa.model.readouts.windows import tokens_on_grid, window_samples

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from bjepa.gradients import compute_affinity, diffusion_map, functional_connectivity
 from bjepa.model.evaluation.fold import Fold
-from bjepa.model.evaluation.recordings import Recordings, region_scaling, scaled
+from bjepa.model.evaluation.recordings import Recordings
 from bjepa.model.readouts.fit_network import lr_factor_at, plain_groups
 from bjepa.model.readouts.model_scaling import ReadSeries
 from bjepa.model.train_step import FUSED
@@ -114,16 +114,6 @@ def pretrain(
     return losses
 
 
-def scaled_reader(recordings: Recordings) -> ReadSeries:
-    """Series by number, scaled by median and IQR of each region over these participants."""
-    scaling = region_scaling(recordings)
-
-    def read(number: int) -> NDArray[np.float32]:
-        return scaled(recordings.read(number), scaling)
-
-    return read
-
-
 @dataclass(frozen=True)
 class Windows:
     """Windows of L frames of scaled series (`series`: by number), read when they are needed."""
@@ -177,15 +167,3 @@ def fold_gradients(recordings: Recordings) -> NDArray[np.float64]:
     n_rois = len(fc)
     affinity = compute_affinity(fc, sparsity=max(0.0, min(0.9, 1 - 8 / n_rois)))
     return diffusion_map(affinity, n_components=max(1, min(N_GRADIENTS, n_rois - 2))).gradients
-
-
-def mean_by_owner(
-    features: NDArray[np.float32], owner: NDArray[np.int64], n_owners: int
-) -> NDArray[np.float32]:
-    """(n_owners, D): of each owner the mean of its features (n, D), over those that are known (not NaN)."""
-    known = np.isfinite(features)
-    total, count = np.zeros((2, n_owners, features.shape[1]))
-    np.add.at(total, owner, np.where(known, features, 0))
-    np.add.at(count, owner, known)
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return mean.astype(np.float32)

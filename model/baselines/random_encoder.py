@@ -13,13 +13,13 @@ from functools import partial
 import torch
 
 from bjepa.model.baselines.frozen_encoder import read_out
-from bjepa.model.baselines.pretraining import fold_gradients, scaled_reader, window_frames
+from bjepa.model.baselines.pretraining import fold_gradients, window_frames
 from bjepa.model.config import load_recipe
 from bjepa.model.evaluation.fold import Fold, Method, Prediction
 from bjepa.model.evaluation.recordings import Recordings, recordings_of
 from bjepa.model.evaluation.scan_data import ScanData
 from bjepa.model.jepa import JEPA
-from bjepa.model.readouts.model_scaling import as_the_model
+from bjepa.model.readouts.model_scaling import as_the_model, scaled_reader
 from bjepa.model.readouts.pooling import Pooling
 from bjepa.model.readouts.suits import check_fits
 

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 import bjepa
 from bjepa.model.evaluation.embedder import Embedder
+from bjepa.model.evaluation.scan_data import mean_by_owner
 from bjepa.model.readouts.model_scaling import as_the_model
 from bjepa.model.readouts.pooling import BY_NETWORK, Pooling
-from bjepa.model.readouts.suits import check_fits as check_fits
+from bjepa.model.readouts.suits import check_fits
 from bjepa.preproc.files import sha256_of_json, write_aside
 from bjepa.preproc.shards import ShardReader
 
@@ -75,14 +76,8 @@ def embed_scans(
         t_r=[float(reader.scans["t_r_out"][scan]) for scan in reader.series_scan],
         valid=None if reader.valid.all() else reader.valid[reader.series_scan],
     )
-    known = np.isfinite(of_series)
-    sums = np.zeros((len(reader.scans["scan_id"]), of_series.shape[1]))
-    counts = np.zeros_like(sums)
-    np.add.at(sums, reader.series_scan, np.where(known, of_series, 0).astype(np.float64))
-    np.add.at(counts, reader.series_scan, known)
-    embedding = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)  # (n_scans, D)
     return Embeddings(
-        embedding=embedding.astype(np.float32),
+        embedding=mean_by_owner(of_series, reader.series_scan, len(reader.scans["scan_id"])),
         scan_id=list(reader.scans["scan_id"]),
         participant_id=list(reader.scans["participant_id"]),
         model_sha256=model_sha256(model),

@@ -4,14 +4,11 @@ The tables have six significant digits, so that rounding in the last bits of a s
 """
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import bjepa
 from bjepa.model.evaluation.comparison import compare, comparison_tables
@@ -23,6 +20,7 @@ from bjepa.model.evaluation.quotable import quotable
 from bjepa.model.evaluation.report import write_report
 from bjepa.model.evaluation.roles import CONFOUNDS
 from bjepa.model.evaluation.splits import write_splits
+from bjepa.model.evaluation.wording import as_tsv
 from bjepa.model.run_folder import describe_software
 from bjepa.preproc.files import sha256_of_file, write_json, write_text
 
@@ -154,15 +152,3 @@ def _facts(done: Evaluation, models: Mapping[str, dict[str, Any]]) -> dict[str, 
     for name, model in models.items():
         facts |= {f"{name}: {key.replace('_', ' ')}": str(value) for key, value in model.items()}
     return facts
-
-
-def as_tsv(rows: Sequence[Sequence[Any]]) -> str:
-    """A table as text, header first."""
-    return "\n".join("\t".join(_cell(value) for value in row) for row in rows) + "\n"
-
-
-def _cell(value: Any) -> str:
-    """Six significant digits; NaN is n/a (BIDS)."""
-    if isinstance(value, float | np.floating):
-        return f"{value:.6g}" if math.isfinite(value) else "n/a"
-    return str(value)

@@ -105,17 +105,21 @@ def average_by_participant(
 
     A value that is NaN in some scans is averaged over the others; NaN in all stays NaN.
     """
-    rows_of: dict[str, list[int]] = {}
-    for row, participant in enumerate(participant_id):
-        rows_of.setdefault(participant, []).append(row)
-    averaged = np.empty((len(wanted), features.shape[1]), dtype=np.float32)
-    for row, participant in enumerate(wanted):
-        own = features[rows_of[participant]]  # (n_own, D)
-        known = np.isfinite(own)
-        total = np.where(known, own, 0).sum(axis=0, dtype=np.float64)
-        count = known.sum(axis=0)
-        averaged[row] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return averaged
+    row_of = {participant: row for row, participant in enumerate(wanted)}
+    owner = np.array([row_of.get(participant, -1) for participant in participant_id])
+    return mean_by_owner(features[owner >= 0], owner[owner >= 0], len(wanted))
+
+
+def mean_by_owner(
+    features: NDArray[np.floating[Any]], owner: NDArray[np.int64], n_owners: int
+) -> NDArray[np.float32]:
+    """(n_owners, D): of each owner the mean of its features (n, D), over those that are known (not NaN)."""
+    known = np.isfinite(features)
+    total, count = np.zeros((2, n_owners, features.shape[1]))
+    np.add.at(total, owner, np.where(known, features, 0))
+    np.add.at(count, owner, known)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean.astype(np.float32)
 
 
 def _read_connectomes(path: Path) -> tuple[NDArray[np.float32], list[str]]:

@@ -1,9 +1,10 @@
-"""Numbers as text: a mean with its interval, p-values, sizes, names in a list."""
+"""Numbers as text: a mean with its interval, p-values, sizes, names in a list, tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,3 +44,15 @@ def format_p(p: float, *, name: str = "p") -> str:
 def and_list(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def as_tsv(rows: Sequence[Sequence[Any]]) -> str:
+    """A table as text, header first."""
+    return "\n".join("\t".join(_cell(value) for value in row) for row in rows) + "\n"
+
+
+def _cell(value: Any) -> str:
+    """Six significant digits; NaN is n/a (BIDS)."""
+    if isinstance(value, float | np.floating):
+        return f"{value:.6g}" if math.isfinite(value) else "n/a"
+    return str(value)

@@ -3,13 +3,13 @@
 Six significant digits, so that rounding in the last bits of a sum does not show; NaN is n/a (BIDS).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.model.evaluation.wording import as_tsv
 from bjepa.model.explain.networks import NetworkRow
 from bjepa.model.explain.sanity import SanityRow
 
@@ -51,14 +51,3 @@ def sanity_table(found: Sequence[SanityRow]) -> str:
         for row in found
     ]
     return as_tsv(rows)
-
-
-def as_tsv(rows: Sequence[Sequence[Any]]) -> str:
-    """Tabs between cells, a line end after each row."""
-    return "\n".join("\t".join(_cell(value) for value in row) for row in rows) + "\n"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return f"{value:.6g}" if math.isfinite(value) else "n/a"
-    return str(value)

@@ -31,12 +31,12 @@ from torch import Tensor, nn
 
 from bjepa.model.encoder import Encoder
 from bjepa.model.evaluation.fold import Fold, Method, Prediction
-from bjepa.model.evaluation.recordings import Recordings, recordings_of, region_scaling, scaled
+from bjepa.model.evaluation.recordings import Recordings, recordings_of
 from bjepa.model.evaluation.scan_data import ScanData
 from bjepa.model.readouts.fit_network import FitSettings, fit_network, predict_network
 from bjepa.model.readouts.layer_decay import layer_groups
 from bjepa.model.readouts.lora import add_lora
-from bjepa.model.readouts.model_scaling import ReadSeries, as_the_model, knows_scaling
+from bjepa.model.readouts.model_scaling import ReadSeries, as_the_model, knows_scaling, scaled_reader
 from bjepa.model.readouts.pooling import (
     BY_NETWORK,
     SECOND_ORDER,
@@ -257,12 +257,7 @@ def read_scaled(model: JEPA, train: Recordings) -> ReadSeries:
     """How to read a series for `model`; scaled by the training participants if it does not tell how."""
     if knows_scaling(model):
         return as_the_model(model, train.reader, tell=False)  # `recordings_for` has
-    scaling = region_scaling(train)
-
-    def read(number: int) -> NDArray[np.float32]:
-        return scaled(train.read(number), scaling)
-
-    return read
+    return scaled_reader(train)
 
 
 def recordings_for(model: JEPA, data: ScanData, participants: Sequence[str]) -> Recordings:

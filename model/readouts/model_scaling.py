@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.model.about import About
-from bjepa.model.evaluation.recordings import Recordings
+from bjepa.model.evaluation.recordings import Recordings, region_scaling, scaled
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.scaling import PER_SCAN
 from bjepa.preproc.shards import ShardReader
@@ -63,6 +63,16 @@ def as_the_model(model: JEPA, reader: ShardReader, *, tell: bool = True) -> Read
         " with other medians and IQRs" if scaling.method == reader.scaling else "",
     )
     return _Rescaled(Recordings(reader, ()), about)
+
+
+def scaled_reader(recordings: Recordings) -> ReadSeries:
+    """How to read a series scaled by median and IQR of each region over these participants."""
+    scaling = region_scaling(recordings)
+
+    def read(number: int) -> NDArray[np.float32]:
+        return scaled(recordings.read(number), scaling)
+
+    return read
 
 
 def knows_scaling(model: JEPA) -> bool:

@@ -24,16 +24,15 @@ from bjepa.model.baselines.pretraining import (
     PretrainSettings,
     Windows,
     fold_gradients,
-    mean_by_owner,
     pretrain,
-    scaled_reader,
     window_frames,
 )
 from bjepa.model.baselines.random_encoder import fit_random_encoder, fresh_jepa, random_encoder
 from bjepa.model.evaluation.fold import Fold
 from bjepa.model.evaluation.recordings import Recordings, recordings_of, region_scaling, scaled
-from bjepa.model.evaluation.scan_data import load_scan_data
+from bjepa.model.evaluation.scan_data import load_scan_data, mean_by_owner
 from bjepa.model.masking import sample_mask
+from bjepa.model.readouts.model_scaling import scaled_reader
 from bjepa.preproc.demo.series_cohort import write_series_cohort
 from bjepa.preproc.errors import InputError
 

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import spearmanr
 
 from bjepa.model.evaluation.intervals import Estimate
+from bjepa.model.evaluation.wording import as_tsv
 from bjepa.model.explain.findings import interval
 from bjepa.model.explain.measures import attention_measure, attribution_measures, rollout_measure
 from bjepa.model.explain.networks import bootstrap_mean, network_rows, schemes_of
@@ -18,7 +19,6 @@ from bjepa.model.explain.output_network import LinearOutput, Subject, subject_of
 from bjepa.model.explain.randomise import cascade, stages
 from bjepa.model.explain.sanity import map_pearson, map_similarity, verdict
 from bjepa.model.explain.sanity_run import _changes
-from bjepa.model.explain.tables import as_tsv
 from bjepa.preproc.errors import InputError
 
 
