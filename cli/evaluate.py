@@ -239,7 +239,8 @@ def _probe(args: argparse.Namespace) -> int:
     from bjepa.model.evaluation.commands import run_probe
 
     run_probe(
-        {args.model: load_named_model(args.model, args)},
+        args.model,
+        load_named_model(args.model, args),
         args.data,
         protocol_of(args, device=device_of(args)),
         args.output,
@@ -262,7 +263,8 @@ def _finetune(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None
     }
     run_finetune(
-        {args.model: load_named_model(args.model, args)},
+        args.model,
+        load_named_model(args.model, args),
         args.data,
         protocol_of(args, device=device_of(args)),
         args.output,

@@ -1,6 +1,7 @@
 """What `bjepa-evaluate` does, one function a command; parsing and exit statuses are in cli/evaluate.py.
 
-Models are given by name (a path, a name on the hub): the names tell results of several models apart.
+A model comes with its source (a path, a name on the hub): what a report calls it, and what tells results of
+several models apart.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def run_embed(
 
 
 def run_probe(
-    models: Mapping[str, JEPA],
+    source: str,
+    model: JEPA,
     data: Path,
     protocol: Protocol,
     output: Path,
@@ -61,15 +63,24 @@ def run_probe(
     command: Sequence[str] = (),
 ) -> list[MethodResult]:
     """Read the frozen model out, and the baselines `methods` beside it under the same splits."""
-    ((_, model),) = models.items()
     made = probe_of(model, pooling=pooling, head=head, batch_size=batch_size, device=protocol.device)
     return _run(
-        "probe", models, {made.name: made.method}, data, protocol, output, methods, command, made.embeddings
+        "probe",
+        source,
+        model,
+        {made.name: made.method},
+        data,
+        protocol,
+        output,
+        methods,
+        command,
+        made.embeddings,
     )
 
 
 def run_finetune(
-    models: Mapping[str, JEPA],
+    source: str,
+    model: JEPA,
     data: Path,
     protocol: Protocol,
     output: Path,
@@ -83,7 +94,6 @@ def run_finetune(
     command: Sequence[str] = (),
 ) -> list[MethodResult]:
     """Train a copy of the model on to the target, and the baselines `methods` under the same splits."""
-    ((_, model),) = models.items()
     method = finetune_of(
         model,
         settings=settings or {},
@@ -93,7 +103,7 @@ def run_finetune(
         n_seeds=n_seeds,
     )
     name = "finetune" if lora_rank is None else "lora"
-    return _run("finetune", models, {name: method}, data, protocol, output, methods, command)
+    return _run("finetune", source, model, {name: method}, data, protocol, output, methods, command)
 
 
 def run_baselines(
@@ -166,7 +176,8 @@ def run_compare(
 
 def _run(
     command_name: str,
-    models: Mapping[str, JEPA],
+    source: str,
+    model: JEPA,
     of_model: dict[str, Method],
     data: Path,
     protocol: Protocol,
@@ -180,7 +191,6 @@ def _run(
     reader = _need_series(scans, command_name)
     prepared = prepare(scans, protocol)
     check_methods(methods, prepared[0].task)
-    ((source, model),) = models.items()
     baselines = baseline_methods(methods, scans, like=model)
     if embeddings is not None:
         write_embeddings(output / "embedding.h5", embeddings(reader))
