@@ -7,7 +7,7 @@ from typing import Literal
 
 from bjepa.preproc.errors import InputError
 
-Kind = Literal["volume", "dtseries", "series"]
+Kind = Literal["volume", "dtseries", "series", "raw"]
 XcpdChoice = Literal["auto", "tables", "nifti"]
 
 # entity -> labels it may have; None among them: the entity may be absent; an empty tuple: any, but present
@@ -34,6 +34,11 @@ class ScanSource:
     outliers: Path | None = None  # XCP-D: which frames of the scan were censored
     motion: Path | None = None  # XCP-D: framewise displacement of all frames
     denoised: bool = False  # cleaned already
+    t1w: Path | None = None  # kind "raw": the T1w image that the run is registered to, None = there is none
+    t1_mask: Path | None = None  # kind "raw": brain mask of the T1w image, given by the user
+    slice_times: tuple[float, ...] | None = None  # kind "raw": s after the start of the volume, a slice each
+    slice_axis: int = 2  # kind "raw": the axis of the array along which slices lie
+    notes: tuple[str, ...] = ()  # what the user must be told of this scan, sentences
     error: InputError | None = None  # why this scan cannot be done; the others can
 
 
