@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ from bjepa.preproc.scan_files import Failure, picture_path, scan_stem
 from bjepa.preproc.series_tables import SeriesLayout
 from bjepa.preproc.shards import SCAN_COLUMNS
 from bjepa.preproc.software import software_versions
+
+if TYPE_CHECKING:
+    from bjepa.preproc.raw.participant import RawSetup
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,7 @@ class _Job:
     options: ParticipantOptions
     overwrite: bool
     hash_sources: bool
+    raw: "RawSetup | None" = None  # of scans of kind "raw"
 
 
 def run_participants(
@@ -86,15 +90,23 @@ def run_participants(
     progress: Callable[[str, Failure | None], None],
     dask: str | None = None,
     hash_sources: bool = True,
+    raw: "RawSetup | None" = None,
+    begin: Callable[[str, int], None] = lambda _what, _number: None,
 ) -> list[Failure]:
     """Do every scan that is not done yet; `progress` is called as each ends, with what went wrong if so.
 
-    A scan that cannot be done is noted and the others go on. Returns the failures.
+    A scan that cannot be done is noted and the others go on. `raw`: what raw runs need; their participants'
+    anatomies are done first, `begin` is told what comes next and how many. Returns the failures.
     """
     save_atlas(atlas, output / "atlas")
     scan_files.forget_vanished_failures(output)
     scan_files.sweep_output(output)
-    job = _Job(atlas=atlas, output=output, options=options, overwrite=overwrite, hash_sources=hash_sources)
+    job = _Job(
+        atlas=atlas, output=output, options=options, overwrite=overwrite, hash_sources=hash_sources, raw=raw
+    )
+    if raw is not None:
+        scans = _with_anatomies(scans, job, n_jobs=n_jobs, dask=dask, progress=progress, begin=begin)
+    begin("scans", len(scans))
     failures = []
     for scan_id, failure in run_everywhere(_try_scan, scans, shared=(job,), n_jobs=n_jobs, dask=dask):
         progress(scan_id, failure)
@@ -102,6 +114,61 @@ def run_participants(
             failures.append(failure)
     scan_files.write_failures_table(output)
     return sorted(failures, key=lambda f: f.source)
+
+
+def _with_anatomies(
+    scans: Sequence[ScanSource],
+    job: _Job,
+    *,
+    n_jobs: int,
+    dask: str | None,
+    progress: Callable[[str, Failure | None], None],
+    begin: Callable[[str, int], None],
+) -> list[ScanSource]:
+    """The scans, their participants' anatomies done; those whose anatomy failed carry the reason."""
+    from bjepa.preproc.raw.participant import one_run_each
+
+    first = one_run_each([scan for scan in scans if not _is_done(scan, job)])
+    begin("anatomies", len(first))
+    errors: dict[Path, InputError] = {}
+    for source, error in run_everywhere(_try_anatomy, first, shared=(job,), n_jobs=n_jobs, dask=dask):
+        progress(source.participant_id, None)
+        if error is not None and source.t1w is not None:  # without a T1w the run itself will tell
+            errors[source.t1w] = error
+    return [
+        replace(scan, error=scan.error or errors.get(scan.t1w)) if scan.t1w in errors else scan
+        for scan in scans
+    ]
+
+
+def _try_anatomy(source: ScanSource, job: _Job) -> tuple[ScanSource, InputError | None]:
+    from threadpoolctl import threadpool_limits
+
+    from bjepa.preproc.raw.participant import participant_anatomy
+
+    assert job.raw is not None
+    try:
+        with threadpool_limits(1):
+            participant_anatomy(source, job.output, job.raw)
+    except InputError as error:
+        return source, error
+    except Exception as error:  # a fault of a library must not stop the other participants
+        log.debug("%s", source.path, exc_info=True)
+        told = f"{source.t1w or source.path}: {type(error).__name__}: {error}"
+        return source, InputError(told, hint="Please report this.")
+    return source, None
+
+
+def _is_done(source: ScanSource, job: _Job) -> bool:
+    """Whether a scan need not be done; one that cannot even be asked is not done."""
+    if job.overwrite:
+        return False
+    try:
+        t_r = decide_t_r(source, read_header(source).t_r, job.options.t_r)
+        stem = scan_stem(job.output, source, job.atlas.name)
+        return scan_files.is_finished(stem, _key(source, job, t_r))
+    except InputError:
+        return False
 
 
 def _try_scan(source: ScanSource, job: _Job) -> tuple[str, Failure | None]:
@@ -137,13 +204,7 @@ def _process_scan(source: ScanSource, job: _Job) -> None:
     if not job.overwrite and scan_files.is_finished(stem, key):
         return
     scan_files.sweep_scan(stem)
-    scan = read_regions(
-        source,
-        atlas,
-        options.layout,
-        smoothing_fwhm=options.smoothing_fwhm,
-        operator_cache=job.output / "work" / "operators",
-    )
+    source, scan, of_raw = _read(source, job, t_r)
     missing = _missing_regions(scan, options.min_coverage)
     _refuse_too_many(missing, source, options)
     confounds = confounds_of(source, len(scan.timeseries), options)
@@ -176,9 +237,28 @@ def _process_scan(source: ScanSource, job: _Job) -> None:
         censored=cleaned.censored,
     )
     facts = _facts(source, job, scan, cleaned, confounds)
+    facts |= {} if of_raw is None else {"raw": of_raw}
     facts |= {"t_r": t_r, "missing": np.flatnonzero(missing).tolist(), "normalising_factor": factor}
     facts |= {"fd_mean": qc["fd_mean"], "tsnr_median": qc["tsnr_median"], "qc": qc, "key": key}
     scan_files.write_scan(stem, cleaned.timeseries, cleaned.censored, facts)
+
+
+def _read(
+    source: ScanSource, job: _Job, t_r: float
+) -> tuple[ScanSource, RegionalScan, dict[str, Any] | None]:
+    """The regional series of a scan; of a raw run also its confounds and notes, and how it was registered."""
+    smoothing_fwhm = job.options.smoothing_fwhm
+    if source.kind != "raw":
+        cache = job.output / "work" / "operators"
+        scan = read_regions(
+            source, job.atlas, job.options.layout, smoothing_fwhm=smoothing_fwhm, operator_cache=cache
+        )
+        return source, scan, None
+    from bjepa.preproc.raw.run import prepare_run
+
+    assert job.raw is not None
+    run = prepare_run(source, job.atlas, job.raw, job.output, t_r=t_r, smoothing_fwhm=smoothing_fwhm)
+    return replace(source, confounds=run.confounds, notes=tuple(run.notes)), run.scan, run.facts
 
 
 def confounds_of(source: ScanSource, n_frames: int | None, options: ParticipantOptions) -> Confounds:
@@ -224,6 +304,8 @@ def input_files(source: ScanSource) -> list[tuple[str, Path]]:
         *(("coverage", table) for table in source.coverage),
         ("outliers", source.outliers),
         ("motion", source.motion),
+        ("T1w image", source.t1w),
+        ("T1w mask", source.t1_mask),
     ]
     files = [(what, path) for what, path in parts if path is not None]
     for what, path in files:
@@ -238,6 +320,9 @@ def _key(source: ScanSource, job: _Job, t_r: float) -> str:
     stats = [(what, str(path), stat.st_size, stat.st_mtime_ns) for what, path, stat in found]
     atlas = [job.atlas.sha256, job.atlas.place]
     said = [stats, atlas, asdict(job.options), t_r, job.hash_sources, software_versions()["bjepa"]]
+    if job.raw is not None:
+        thresholds = asdict(job.raw.thresholds)
+        said += [job.raw.template.sha256, asdict(job.raw.options), thresholds, source.slice_times]
     return sha256_of_json(said)[:32]
 
 
@@ -266,7 +351,7 @@ def _facts(
     source: ScanSource, job: _Job, scan: RegionalScan, cleaned: Cleaned, confounds: Confounds
 ) -> dict[str, Any]:
     """Where a scan came from and what was done to it; what its numbers were goes beside."""
-    warnings = list(cleaned.warnings)
+    warnings = [*source.notes, *cleaned.warnings]
     if scan.mean_image is not None:
         grid = check_grid_in_space(scan.mean_image.affine, scan.mean_image.data.shape, job.options.space)
         warnings += [grid] if grid else []

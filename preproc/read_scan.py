@@ -29,7 +29,7 @@ def read_header(source: ScanSource) -> Header:
     """
     if source.error is not None:
         raise source.error
-    if source.kind == "volume":
+    if source.kind in ("volume", "raw"):
         bold = open_bold(source.path)
         return Header(bold.n_frames, bold.header_t_r)
     if source.path.name.endswith((".dtseries.nii", ".ptseries.nii")):
@@ -51,7 +51,7 @@ def n_frames_whole(source: ScanSource, header: Header) -> int | None:
 
 def check_smoothing(source: ScanSource, smoothing_fwhm: float | None) -> None:
     """Raises InputError where a scan that is no volume shall be smoothed."""
-    if smoothing_fwhm and source.kind != "volume":
+    if smoothing_fwhm and source.kind not in ("volume", "raw"):
         raise InputError(
             f"{source.path}: --smoothing-fwhm smooths volumes; this is a {source.kind} file.",
             hint="Leave it out, or give the NIfTI run.",
