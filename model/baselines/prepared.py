@@ -96,7 +96,7 @@ def _part(
         x, x_test = x * inverse, x_test * inverse
         scale = float(x.shape[1])
     else:
-        scale = max(float(np.vdot(x, x)) / len(x), np.finfo(np.float64).tiny)
+        scale = max(float(np.vdot(x, x)) / len(x), float(np.finfo(np.float64).tiny))
     rotated, rotated_test, squared = _onto_principal_axes(x, x_test)
     return Part(train=rotated, test=rotated_test, squared=squared, scale=scale, rows=which, held_out=held_out)
 

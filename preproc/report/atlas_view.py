@@ -28,7 +28,8 @@ def region_order(atlas: Atlas) -> NDArray[np.int64]:
     """(n_rois,) columns sorted by structure, network and hemisphere; within these, column order."""
     table = atlas.table
     keys = [table[c].astype(str).to_numpy() for c in ("hemisphere", "network7", "structure")]
-    return np.lexsort(keys)
+    order: NDArray[np.int64] = np.lexsort(keys)
+    return order
 
 
 def region_groups(atlas: Atlas, order: NDArray[np.int64]) -> list[tuple[str, int, int]]:

@@ -52,7 +52,7 @@ def permutations_of(n_rois: int, *, n: int, seed: int = 0) -> list[NDArray[np.in
 def test_names_in_another_order_are_put_into_ours(
     tmp_path: Path, values: Array, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fc = np.arange(121.0).reshape(11, 11)
+    fc = np.arange(121, dtype=np.float64).reshape(11, 11)
     order = np.random.default_rng(1).permutation(11)
     shuffled = [NAMES[i].upper() for i in order]
     path = write_h5(tmp_path / "g.h5", values[order], shuffled, fc=fc[np.ix_(order, order)])

@@ -48,7 +48,7 @@ def offsets(axes: Any) -> Any:
 
 
 def test_matrices_are_ordered_by_network() -> None:
-    fc = np.arange(49.0).reshape(7, 7)
+    fc = np.arange(49, dtype=np.float64).reshape(7, 7)
     left, right = (axes for axes in panels_of(matrices_figure(fc, fc + 100, NETWORKS)) if axes.images)
     assert_array_equal(left.images[0].get_array(), fc[np.ix_(ORDER, ORDER)])
     assert_array_equal(right.images[0].get_array(), fc[np.ix_(ORDER, ORDER)] + 100)

@@ -68,7 +68,7 @@ def weights(subject: Subject) -> dict[str, torch.Tensor]:
 
 def test_weights_are_drawn_anew_from_the_top_down(planted: Any) -> None:
     jepa = planted.plain(depth=3)
-    output = LinearOutput(jepa.target_encoder, np.arange(16.0), 1.0)
+    output = LinearOutput(jepa.target_encoder, np.arange(16, dtype=np.float64), 1.0)
     subject = subject_of(jepa.target_encoder, [output], np.zeros(2, dtype=np.int64))
     before = weights(subject)
     assert stages(subject) == ["head", "block 3", "block 2", "block 1", "complete"]
@@ -112,7 +112,7 @@ def test_drawn_weights_are_those_of_a_fresh_model_and_of_the_seed(planted: Any) 
 
 def test_a_head_keeps_its_length(planted: Any) -> None:
     jepa = planted.plain()
-    output = LinearOutput(jepa.target_encoder, np.arange(16.0), 1.0)
+    output = LinearOutput(jepa.target_encoder, np.arange(16, dtype=np.float64), 1.0)
     subject = subject_of(jepa.target_encoder, [output], np.zeros(2, dtype=np.int64))
     ((_, other),) = cascade(subject, seed=0, draw=0, only=["head"])
     drawn = weights(other)["head"]
