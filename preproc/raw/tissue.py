@@ -49,7 +49,6 @@ def tissue_masks(
     gm: nib.Nifti1Image,
     wm: nib.Nifti1Image,
     points_to_template: Points,
-    *,
     shape: tuple[int, ...],
     affine: NDArray[np.float64],
     brain_mask: NDArray[np.bool_],
