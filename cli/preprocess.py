@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bjepa.preproc.group_stage import GroupOptions
     from bjepa.preproc.inputs import Dataset, ScanFilter, ScanSource
     from bjepa.preproc.participant_stage import ParticipantOptions
+    from bjepa.preproc.raw.participant import RawSetup
     from bjepa.preproc.scan_files import Failure
 
 log = logging.getLogger(PROG)
@@ -247,21 +248,24 @@ def _flat(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _participant_stage(
-    args: argparse.Namespace, scans: "Sequence[ScanSource]", atlas: "Atlas", options: "ParticipantOptions"
+    args: argparse.Namespace,
+    scans: "Sequence[ScanSource]",
+    atlas: "Atlas",
+    options: "ParticipantOptions",
+    raw: "RawSetup | None" = None,
 ) -> "list[Failure]":
-    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from bjepa.cli._progress import PhaseBar
     from bjepa.preproc.participant_stage import run_participants
 
     failed = 0
-    with tqdm(total=len(scans), desc="scans", unit="scan", disable=None, file=sys.stderr) as bar:
+    with PhaseBar() as bar:
 
-        def progress(scan_id: str, failure: "Failure | None") -> None:
+        def progress(name: str, failure: "Failure | None") -> None:
             nonlocal failed
             failed += failure is not None
-            bar.set_postfix_str(f"{failed} failed, {scan_id}", refresh=False)
-            bar.update()
+            bar.scan(f"{failed} failed, {name}")
 
         with logging_redirect_tqdm():
             failures = run_participants(
@@ -273,6 +277,8 @@ def _participant_stage(
                 dask=args.dask,
                 overwrite=args.overwrite,
                 hash_sources=not args.no_source_hash,
+                raw=raw,
+                begin=bar.begin,
                 progress=progress,
             )
     for failure in failures:

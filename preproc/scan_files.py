@@ -72,8 +72,10 @@ def sweep_output(output: Path) -> None:
 
     Those are too many to walk through at every call of a study of thousands.
     """
+    work = output / "work"
     n_swept = sweep_leftovers(
-        output, output / "atlas", output / "exports", output / _FAILURES, output / "work" / "operators"
+        *(output, output / "atlas", output / "exports", output / _FAILURES),
+        *(work / "operators", work / "raw", work / "raw" / "hashes"),
     )
     if n_swept:
         log.info("%d temporary files of killed processes removed from %s.", n_swept, output)
