@@ -68,7 +68,7 @@ class RawProtocol:
     """
 
     t_r: float = 2.0
-    bold_shape: tuple[int, int, int] = (64, 72, 38)
+    bold_shape: tuple[int, int, int] = (64, 72, 42)
     bold_zooms: tuple[float, float, float] = (3.0, 3.0, 3.6)
     t1w_zooms: tuple[float, float, float] = (1.0, 1.05, 0.95)  # right-left, front-back, up-down
     motion_mm: float = 3.0
@@ -81,7 +81,7 @@ class RawProtocol:
     dropout: bool = True
 
 
-COARSE = RawProtocol(bold_shape=(46, 52, 34), bold_zooms=(4.0, 4.2, 4.0), t1w_zooms=(2.9, 3.1, 3.0))
+COARSE = RawProtocol(bold_shape=(46, 52, 37), bold_zooms=(4.0, 4.2, 4.0), t1w_zooms=(2.9, 3.1, 3.0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
