@@ -1,0 +1,120 @@
+"""Is a registration right? Measures, what good and wrong ones look like, and what to tell the user.
+
+A measure beyond its `fail` limit stops the participant or run (`failures.tsv` says why), beyond its `warn`
+limit it is told with the scan. Limits lie between what was seen with good and with deliberately broken
+inputs: docs/raw_quality.md has all values. A left-right flip cannot be seen by any of them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Level = Literal["warn", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Where a measure becomes doubtful and where it says failed; None = no limit on that side."""
+
+    fail_below: float | None = None
+    warn_below: float | None = None
+    warn_above: float | None = None
+    fail_above: float | None = None
+
+    def judge(self, value: float) -> tuple[Level, float] | None:
+        """The level and the limit that `value` has crossed; None where it is good. Not finite = failed."""
+        if not math.isfinite(value):
+            return "fail", math.nan
+        levels: list[tuple[Level, float | None, float | None]] = [
+            ("fail", self.fail_below, self.fail_above),
+            ("warn", self.warn_below, self.warn_above),
+        ]
+        for level, below, above in levels:
+            if below is not None and value < below:
+                return level, below
+            if above is not None and value > above:
+                return level, above
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Limits of every measure; a field has the measure's name. Evidence: docs/raw_quality.md.
+
+    Of a T1w image:
+    template_ncc : correlation of T1w and template after the nonlinear registration
+    affine_scale_ratio : largest over smallest stretch of the affine part
+    brain_volume_l : volume of the brain mask, litres
+    template_coverage : share of the template's brain that the T1w image holds
+    Of a run:
+    mi_ratio : mutual information of BOLD and T1w at the solution over its mean 10 mm away
+    """
+
+    template_ncc: Limits = field(default_factory=lambda: Limits(fail_below=0.45, warn_below=0.55))
+    affine_scale_ratio: Limits = field(default_factory=lambda: Limits(warn_above=1.27, fail_above=1.33))
+    brain_volume_l: Limits = field(
+        default_factory=lambda: Limits(fail_below=0.8, warn_below=0.9, warn_above=2.1, fail_above=2.3)
+    )
+    template_coverage: Limits = field(default_factory=lambda: Limits(fail_below=0.8, warn_below=0.9))
+    mi_ratio: Limits = field(default_factory=lambda: Limits(fail_below=1.3, warn_below=1.7))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A measure beyond a limit, and the sentence to tell the user."""
+
+    measure: str
+    value: float
+    limit: float
+    level: Level
+    sentence: str
+
+
+_ANATOMY = ("template_ncc", "affine_scale_ratio", "brain_volume_l", "template_coverage")
+_RUN = ("mi_ratio",)
+
+_SENTENCES = {  # what is wrong: {value}, what is asked for: {limit}, what to check
+    "template_ncc": "After registration the T1w image does not look like the template: correlation {value:.2f}, "
+    "{limit:.2f} or more is expected. Check that its axes are labelled rightly (front is front, up is up) and "
+    "that it is a whole T1-weighted head.",
+    "affine_scale_ratio": "The T1w image had to be stretched {value:.2f} times more along one direction than "
+    "along another to fit the template, {limit:.2f} or less is expected. Check its voxel size and orientation, "
+    "and that it shows the whole brain of an adult.",
+    "brain_volume_l": "The brain mask of the T1w image holds {value:.2f} litres, the limit is {limit:.2f}. Check "
+    "the mask in the picture, or give one with --t1-mask.",
+    "template_coverage": "The T1w image holds only {value:.0%} of the template's brain, {limit:.0%} or more is "
+    "expected. Check that it is not cropped.",
+    "mi_ratio": "The mean BOLD image and the T1w image have little in common where they were laid on each other: "
+    "mutual information is {value:.2f} times that 10 mm away, {limit:.2f} or more is expected. Check that both "
+    "are of the same person and oriented rightly.",
+}
+
+
+def judge_anatomy(metrics: Mapping[str, float], thresholds: Thresholds) -> list[Finding]:
+    """Findings of a T1w image's registration to the template, in the order of `Thresholds`."""
+    return _judge(_ANATOMY, metrics, thresholds)
+
+
+def judge_run(metrics: Mapping[str, float], thresholds: Thresholds) -> list[Finding]:
+    """Findings of a run's registration to its T1w image."""
+    return _judge(_RUN, metrics, thresholds)
+
+
+def _judge(names: tuple[str, ...], metrics: Mapping[str, float], thresholds: Thresholds) -> list[Finding]:
+    """Measures that were not taken (there was no T1w image) are not judged."""
+    findings = []
+    for name in names:
+        if name not in metrics:
+            continue
+        value, limits = float(metrics[name]), getattr(thresholds, name)
+        judged = limits.judge(value)
+        if judged is None:
+            continue
+        level, limit = judged
+        if math.isfinite(value):
+            sentence = _SENTENCES[name].format(value=value, limit=limit)
+        else:
+            sentence = f"{name} could not be measured: the images hold too little in common."
+        findings.append(Finding(measure=name, value=value, limit=limit, level=level, sentence=sentence))
+    return findings
