@@ -1,0 +1,79 @@
+"""What the header of a raw run forbids, and what it makes doubtful."""
+
+import numpy as np
+from nibabel.affines import obliquity, voxel_sizes
+
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.stream import BoldFile
+
+MIN_FRAMES = 10
+PLAUSIBLE_VOXEL = (0.5, 10.0)  # mm; animals and phantoms lie below, a header without units above
+MIN_SLICES = 8  # fewer are a localiser or a partial slab that no registration can place
+
+_LARGE_VOXEL = 4.0  # mm
+_SHORT = 5.0  # minutes
+_OBLIQUE = 30.0  # degrees
+
+
+def check_raw_header(bold: BoldFile) -> None:
+    """Refuse a run that cannot be preprocessed. That it is 4D and oriented, `open_bold` has seen to.
+
+    Raises InputError for fewer than MIN_FRAMES volumes, voxels that are no head's, or fewer than MIN_SLICES
+    voxels along an axis.
+    """
+    if bold.n_frames < MIN_FRAMES:
+        raise InputError(
+            f"{bold.path} has {bold.n_frames} volumes; a raw run needs {MIN_FRAMES} at least.",
+            hint="Give the BOLD run, not a single-band reference or a field map.",
+        )
+    sizes = voxel_sizes(bold.affine)
+    low, high = PLAUSIBLE_VOXEL
+    if sizes.min() < low or sizes.max() > high:
+        raise InputError(
+            f"{bold.path} has voxels of {_mm(sizes)} mm; {low:g} to {high:g} mm are plausible for a "
+            "human head.",
+            hint="Restore the original header: its units or its affine are wrong.",
+        )
+    if min(bold.shape[:3]) < MIN_SLICES:
+        raise InputError(
+            f"{bold.path} has a grid of {bold.shape[:3]} voxels; {MIN_SLICES} along each axis are needed.",
+            hint="A slab of the head cannot be registered; give runs that cover the brain.",
+        )
+
+
+def check_slices(bold: BoldFile, times: tuple[float, ...], axis: int, t_r: float) -> None:
+    """Refuse slice times (s) that do not fit the run: one a slice along `axis`, each within the volume.
+
+    Raises InputError.
+    """
+    n_slices = bold.shape[axis]
+    if len(times) != n_slices:
+        raise InputError(
+            f"{bold.path} has {n_slices} slices along axis {'ijk'[axis]}, SliceTiming has {len(times)} "
+            "times.",
+            hint="Mend SliceTiming or SliceEncodingDirection of its sidecar, or leave out --slice-timing.",
+        )
+    if max(times) > t_r + 1e-3:
+        raise InputError(
+            f"{bold.path}: SliceTiming reaches {max(times):g} s, a volume takes {t_r:g} s.",
+            hint="Seconds from the start of the volume are needed (not milliseconds).",
+        )
+
+
+def header_notes(bold: BoldFile, t_r: float) -> list[str]:
+    """What a user must be told of a run, sentences; `t_r` in s."""
+    notes = []
+    sizes = voxel_sizes(bold.affine)
+    if sizes.max() > _LARGE_VOXEL + 1e-3:
+        notes.append(f"voxels of {_mm(sizes)} mm are large: small subcortical regions hold few of them.")
+    minutes = bold.n_frames * t_r / 60
+    if minutes < _SHORT:
+        notes.append(f"the run lasts {minutes:.1f} minutes: connectivity from less than 5 is unreliable.")
+    angle = float(np.degrees(obliquity(bold.affine)).max())
+    if angle > _OBLIQUE:
+        notes.append(f"slices are tilted by {angle:.0f} degrees: look at the registration's picture.")
+    return notes
+
+
+def _mm(sizes: np.ndarray) -> str:  # type: ignore[type-arg]
+    return " x ".join(f"{size:.3g}" for size in sizes)
