@@ -23,9 +23,7 @@ class Limits:
     fail_above: float | None = None
 
     def judge(self, value: float) -> tuple[Level, float] | None:
-        """The level and the limit that `value` has crossed; None where it is good. Not finite = failed."""
-        if not math.isfinite(value):
-            return "fail", math.nan
+        """The level and the limit that a finite `value` has crossed; None where it is good."""
         levels: list[tuple[Level, float | None, float | None]] = [
             ("fail", self.fail_below, self.fail_above),
             ("warn", self.warn_below, self.warn_above),
@@ -62,11 +60,11 @@ class Thresholds:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A measure beyond a limit, and the sentence to tell the user."""
+    """A measure beyond a limit, and the sentence to tell the user. None: it could not be measured."""
 
     measure: str
-    value: float
-    limit: float
+    value: float | None
+    limit: float | None
     level: Level
     sentence: str
 
@@ -75,19 +73,19 @@ _ANATOMY = ("template_ncc", "affine_scale_ratio", "brain_volume_l", "template_co
 _RUN = ("mi_ratio",)
 
 _SENTENCES = {  # what is wrong: {value}, what is asked for: {limit}, what to check
-    "template_ncc": "After registration the T1w image does not look like the template: correlation {value:.2f}, "
-    "{limit:.2f} or more is expected. Check that its axes are labelled rightly (front is front, up is up) and "
-    "that it is a whole T1-weighted head.",
-    "affine_scale_ratio": "The T1w image had to be stretched {value:.2f} times more along one direction than "
-    "along another to fit the template, {limit:.2f} or less is expected. Check its voxel size and orientation, "
-    "and that it shows the whole brain of an adult.",
-    "brain_volume_l": "The brain mask of the T1w image holds {value:.2f} litres, the limit is {limit:.2f}. Check "
-    "the mask in the picture, or give one with --t1-mask.",
-    "template_coverage": "The T1w image holds only {value:.0%} of the template's brain, {limit:.0%} or more is "
-    "expected. Check that it is not cropped.",
-    "mi_ratio": "The mean BOLD image and the T1w image have little in common where they were laid on each other: "
-    "mutual information is {value:.2f} times that 10 mm away, {limit:.2f} or more is expected. Check that both "
-    "are of the same person and oriented rightly.",
+    "template_ncc": "After registration the T1w image does not look like the template: correlation "
+    "{value:.2f}, {limit:.2f} or more is expected. Check that its axes are labelled rightly (front is "
+    "front, up is up) and that it is a whole T1-weighted head.",
+    "affine_scale_ratio": "To fit the template the T1w image had to be stretched {value:.2f} times more "
+    "along one direction than along another, {limit:.2f} or less is expected. Check its voxel size and "
+    "orientation, and that it shows the whole brain of an adult.",
+    "brain_volume_l": "The brain mask of the T1w image holds {value:.2f} litres, the limit is {limit:.2f}. "
+    "Check the mask in the picture, or give one with --t1-mask.",
+    "template_coverage": "The T1w image holds only {value:.0%} of the template's brain, {limit:.0%} or more "
+    "is expected. Check that it is not cropped.",
+    "mi_ratio": "The mean BOLD and the T1w image have little in common where they were laid on each other: "
+    "mutual information is {value:.2f} times that 10 mm away, {limit:.2f} or more is expected. Check that "
+    "both are of the same person and oriented rightly.",
 }
 
 
@@ -108,13 +106,11 @@ def _judge(names: tuple[str, ...], metrics: Mapping[str, float], thresholds: Thr
         if name not in metrics:
             continue
         value, limits = float(metrics[name]), getattr(thresholds, name)
-        judged = limits.judge(value)
-        if judged is None:
-            continue
-        level, limit = judged
-        if math.isfinite(value):
-            sentence = _SENTENCES[name].format(value=value, limit=limit)
-        else:
+        if not math.isfinite(value):
             sentence = f"{name} could not be measured: the images hold too little in common."
-        findings.append(Finding(measure=name, value=value, limit=limit, level=level, sentence=sentence))
+            findings.append(Finding(measure=name, value=None, limit=None, level="fail", sentence=sentence))
+        elif (judged := limits.judge(value)) is not None:
+            level, limit = judged
+            sentence = _SENTENCES[name].format(value=value, limit=limit)
+            findings.append(Finding(measure=name, value=value, limit=limit, level=level, sentence=sentence))
     return findings
