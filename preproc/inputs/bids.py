@@ -42,7 +42,11 @@ _LONG_NAMES = {
 }
 # sub-*/ses-*/func is three below the root; a folder or two more (a lab's own subfolders) do no harm
 _MAX_BELOW_ROOT = 5
-_FIXED = {"datatype": "func", "suffix": "bold"}  # said by filters, true of all that is looked for
+# sections of a filter file that are read; what they may say besides entities, true of all that is looked for
+_FIXED = {
+    "bold": {"datatype": "func", "suffix": "bold"},
+    "t1w": {"datatype": "anat", "suffix": "T1w"},
+}
 
 
 @dataclass(frozen=True)
@@ -227,27 +231,29 @@ def clean_label(text: str) -> str:
 # --- filter files -------------------------------------------------------------------------------------------
 
 
-def read_bids_filter(path: Path) -> BidsFilter:
-    """The section "bold" of a BIDS filter file, as fMRIPrep takes it.
+def read_bids_filter(path: Path, section: str = "bold", *, needed: bool = True) -> BidsFilter:
+    """A section of a BIDS filter file, as fMRIPrep takes it: "bold", or "t1w" of raw data.
 
     `{"bold": {"task": "rest", "acquisition": null, "run": ["1", "2"]}}`: labels, lists of them, null for
     "without this entity", "*" for "with any". Other sections are about images that are not used here.
+    Without the section nothing is filtered, unless it is `needed`.
     """
     content = read_json(path)
-    section = content.get("bold")
-    if not isinstance(section, dict):
+    said = content.get(section, None if needed else {})
+    if not isinstance(said, dict):
         raise InputError(
-            f"{path} has no section 'bold'; it has {sorted(content)}.",
-            hint='For example {"bold": {"task": "rest"}}.',
+            f"{path} has no section {section!r}; it has {sorted(content)}.",
+            hint='For example {"bold": {"task": "rest"}, "t1w": {"acquisition": null}}.',
         )
+    fixed = _FIXED[section]
     wanted: dict[str, tuple[str | None, ...]] = {}
-    for key, value in section.items():
+    for key, value in said.items():
         entity = _LONG_NAMES.get(key, key)
-        if key in _FIXED:
-            if value != _FIXED[key]:
-                raise InputError(f"{path}: {key} can only be {_FIXED[key]!r} here, got {value!r}.")
+        if key in fixed:
+            if value != fixed[key]:
+                raise InputError(f"{path}: {key} can only be {fixed[key]!r} here, got {value!r}.")
         elif entity not in ENTITIES:
-            allowed = sorted({*ENTITIES, *_LONG_NAMES, *_FIXED})
+            allowed = sorted({*ENTITIES, *_LONG_NAMES, *fixed})
             raise InputError(f"{path}: {key!r} is no BIDS entity; known are {allowed}.")
         else:
             wanted[entity] = _allowed(value, f"{path}: {key}")

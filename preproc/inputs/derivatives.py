@@ -38,19 +38,11 @@ _DENOISED = ("denoised", "residual")  # residual: XCP-D before 0.3
 
 
 def scans_of_derivative(folder: Path, keep: ScanFilter, exclude: Path | None) -> Dataset:
-    """The scans of a folder with a `dataset_description.json`. Raises InputError for a raw BIDS folder."""
+    """The scans of a derivative folder, which has a `dataset_description.json`."""
     description = read_json(folder / "dataset_description.json")
-    tools = description.get("GeneratedBy")
+    tools = description.get("GeneratedBy", [description.get("PipelineDescription")])  # the latter until 2020
     first = tools[0] if isinstance(tools, list) and tools and isinstance(tools[0], dict) else {}
     made_by = str(first.get("Name", ""))
-    if description.get("DatasetType", "raw") != "derivative" and tools is None:
-        inside = sorted(str(p.parent) for p in (folder / "derivatives").glob("*/dataset_description.json"))
-        raise InputError(
-            f"INPUT {folder} is a raw BIDS folder; its scans are not in a template space.",
-            hint=f"Give {' or '.join(inside)}."
-            if inside
-            else "Run fMRIPrep and give its output folder, or give normalised NIfTI files.",
-        )
     tree = Tree(folder, exclude)
     by_xcpd = re.sub(r"[^a-z]", "", made_by.lower()) == "xcpd"
     images, tables = tree.files("_bold.nii", "_bold.nii.gz"), tree.files("_stat-mean_timeseries.tsv")

@@ -1,6 +1,7 @@
 """What was given, as a list of scans: one file, a manifest, or a folder of images, tables or derivatives.
 
-    folder with dataset_description.json   fMRIPrep or XCP-D derivative (derivatives.py)
+    folder with dataset_description.json   fMRIPrep or XCP-D derivative (derivatives.py), or raw BIDS
+                                           (raw_bids.py)
     folder with fMRI.*.csv.gz              UK Biobank bulk (ukb.py)
     other folder                           its BOLD images; without images its tables of series
     .tsv with a column `path`              manifest (manifest.py)
@@ -10,6 +11,7 @@ Nothing is read here but names, JSON sidecars and manifests. A scan whose sideca
 
 import csv
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,10 +21,11 @@ from typing import NamedTuple
 from bjepa.preproc.atlas.spaces import SURFACE_SPACE
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.inputs import ukb
-from bjepa.preproc.inputs.bids import Tree, facts_of_file, parse_name, passes, stem_of
+from bjepa.preproc.inputs.bids import Tree, dataset_root, facts_of_file, parse_name, passes, stem_of
 from bjepa.preproc.inputs.derivatives import refuse_the_same_run_twice, scans_of_derivative
 from bjepa.preproc.inputs.manifest import scans_of_manifest
 from bjepa.preproc.inputs.names import kind_of, scan_of_file, scan_of_name, with_t_r
+from bjepa.preproc.inputs.raw_bids import is_raw, scans_of_raw
 from bjepa.preproc.inputs.source import Dataset, Kind, ScanFilter, ScanSource
 from bjepa.preproc.number_tables import SUFFIXES as TABLE_SUFFIXES
 from bjepa.preproc.participants import read_participant_list
@@ -44,9 +47,12 @@ def find_scans(given: Path, keep: ScanFilter, *, exclude: Path | None = None) ->
             hint="Give a folder, an image, a table of series or a manifest (.tsv).",
         )
     keep = replace(keep, participant_label=participants_of(keep.participant_label))
-    is_derivative = given.is_dir() and (given / "dataset_description.json").is_file()
+    is_dataset = given.is_dir() and (given / "dataset_description.json").is_file()
+    is_derivative = is_dataset and not is_raw(given)
     if is_derivative:
         dataset = scans_of_derivative(given, keep, exclude)
+    elif is_dataset:
+        dataset = scans_of_raw(given, keep, exclude)
     elif given.is_dir():
         dataset = _of_folder(given, keep, exclude)
     elif _is_manifest(given):
@@ -81,6 +87,7 @@ def _of_folder(folder: Path, keep: ScanFilter, exclude: Path | None) -> Dataset:
             f"({named[0].name} ...).",
             hint="Give the folder of the one or the other, or a manifest.",
         )
+    _tell_if_raw(folder, tree, images)
     files = images or series
     if not files:
         raise InputError(
@@ -94,6 +101,26 @@ def _of_folder(folder: Path, keep: ScanFilter, exclude: Path | None) -> Dataset:
         scan_of_file(tree, path) for path in files if passes(parse_name(path).entities, keep.bids_filter)
     ]
     return Dataset(scans)
+
+
+def _tell_if_raw(folder: Path, tree: Tree, images: list[Path]) -> None:
+    """Names without a space, and a T1w image beside them: probably raw, and not in a template's space."""
+    named = [parse_name(path) for path in images]
+    if not named or any("space" in name.entities or name.suffix != "bold" for name in named):
+        return
+    if (t1w := next(tree.files("_T1w.nii", "_T1w.nii.gz"), None)) is None:
+        return
+    root = dataset_root(folder)
+    do = (
+        f"give {root}, with --participant-label"
+        if root != Path(os.path.abspath(folder))
+        else 'put a dataset_description.json ({"Name": "x", "BIDSVersion": "1.9.0"}) beside the sub-*'
+    )
+    log.warning(
+        "%s looks like raw BIDS: no name says a space, and there is %s. It is taken as a folder of "
+        "normalised images. If it is raw: %s.",
+        *(folder, t1w.name, do),
+    )
 
 
 def _images(tree: Tree, keep: ScanFilter) -> list[Path]:
@@ -213,7 +240,7 @@ def _tell_labels_without_scan(scans: list[ScanSource], keep: ScanFilter) -> None
 
 
 def _told(keep: ScanFilter) -> str:
-    filters = {k: v for k, v in vars(keep).items() if k not in ("atlas", "xcpd")}
+    filters = {k: v for k, v in vars(keep).items() if k not in ("atlas", "xcpd", "raw")}
     return ", ".join(f"{k}={v}" for k, v in filters.items() if v) or "(none)"
 
 

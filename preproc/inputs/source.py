@@ -51,6 +51,21 @@ class Dataset:
     made_by: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawWanted:
+    """What is asked for of raw BIDS folders.
+
+    t1w_filter : of T1w images, the section "t1w" of the filter file
+    t1_mask : pattern of the brain masks of T1w images, see raw_bids.check_mask_pattern
+    allow_no_t1w, slice_timing : whether a run without T1w, or without slice times, is all right
+    """
+
+    t1w_filter: BidsFilter = field(default_factory=dict)
+    t1_mask: str | None = None
+    allow_no_t1w: bool = False
+    slice_timing: bool = False
+
+
 @dataclass(frozen=True)
 class ScanFilter:
     """BIDS-App style choice of scans; an empty tuple keeps all. Labels with or without their `sub-`.
@@ -68,3 +83,4 @@ class ScanFilter:
     xcpd: XcpdChoice = (
         "auto"  # of XCP-D: parcellated tables or denoised images; auto: tables if they are there
     )
+    raw: RawWanted = field(default_factory=RawWanted)

@@ -77,7 +77,7 @@ class Template:
 
     @property
     def mismatch(self) -> str:
-        """How far it lies from the atlas' own template, a clause; "" where it is that one, or nobody knows."""
+        """How far it lies from the atlas' own template, a clause; "" where it is that or unknown."""
         if not self.error_mm:
             return ""
         return f"template mismatch about {math.floor(self.error_mm * 10) / 10:g} mm"  # 1.55: 1.5
@@ -143,7 +143,7 @@ def _given(path: Path, space: str | None) -> Template:
     if space is None or not is_label(space):
         raise InputError(
             f"--template {path}: its space is unknown (space {space!r}).",
-            hint="Give --space (letters and digits, e.g. MNI152NLin6Asym), or name the file tpl-SPACE_T1w.nii.gz.",
+            hint="Give --space (e.g. MNI152NLin6Asym), or name the file tpl-SPACE_T1w.nii.gz.",
         )
     if image.ndim != 3:
         raise InputError(f"--template {path} must be a 3D image, got shape {image.shape}.")
