@@ -20,14 +20,14 @@ Why not a library: of those in reach (antspyx, SimpleITK, dipy; nilearn has none
 slower and none is nearer than 0.03 mm to ours; benchmarks/realignment.py measures it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.preproc.raw.rigid import invert_rigid, rigid_matrix, rigid_params
-from bjepa.preproc.stream import BoldFile, stream_frames
+from bjepa.preproc.raw.volumes import MovedMean, read_spline, spline_of, stream_volumes
+from bjepa.preproc.stream import BoldFile
 
 F = NDArray[np.float64]
 
@@ -46,8 +46,8 @@ class Motion:
     """Where the head was in each frame.
 
     params : (T, 6) trans_x, trans_y, trans_z in mm and rot_x, rot_y, rot_z in rad (see rigid.py), RAS, about
-        `centre`: how the head lies in the frame, relative to the reference. A head that moved to its right has
-        a positive trans_x. (FSL's MCFLIRT tells the way back to the reference: about the negative of these.)
+        `centre`: how the head lies in the frame, relative to the reference. A head that moved to its right
+        has a positive trans_x. (FSL's MCFLIRT tells the way back to the reference: about the negative of these.)
     matrices : (T, 4, 4) the same: a world point of the reference to the point of the same anatomy in frame t
     centre : (3,) mm, the centre of the run's grid
     """
@@ -58,30 +58,30 @@ class Motion:
 
 
 def estimate_motion(bold: BoldFile, *, skip: int = 0) -> Motion:
-    """Realign a run. Frames before `skip` are not part of the reference, their own motion is estimated too."""
+    """Realign a run. Frames before `skip` do not enter the reference; their own motion is estimated too."""
     centre = bold.affine[:3, :3] @ ((np.array(bold.shape[:3]) - 1) / 2) + bold.affine[:3, 3]
     n_steady = bold.n_frames - skip
     middle = skip + n_steady // 2
-    volume = next(frame for number, frame in enumerate(_volumes(bold)) if number == middle)
+    volume = next(frame for number, frame in enumerate(stream_volumes(bold)) if number == middle)
     fine = _Reference(_smooth(volume, bold, _FINE), bold.affine, centre, _N_FINE)
     coarse = _Reference(_smooth(volume, bold, _COARSE), bold.affine, centre, _N_COARSE)
     averaged = set(skip + np.linspace(0, n_steady - 1, min(_N_MEAN, n_steady)).round().astype(int))
-    mean = _MovedMean(bold)
+    mean = MovedMean(bold)
 
     matrices = np.tile(np.eye(4), (bold.n_frames, 1, 1))
     matrix = np.eye(4)
-    for number, volume in enumerate(_volumes(bold)):
-        frame = _spline(_smooth(volume, bold, _COARSE))
+    for number, volume in enumerate(stream_volumes(bold)):
+        frame = spline_of(_smooth(volume, bold, _COARSE))
         start = min((np.eye(4), matrix), key=lambda m: coarse.misfit(frame, m))
         matrix = coarse.align(frame, start)
-        frame = _spline(_smooth(volume, bold, _FINE))
+        frame = spline_of(_smooth(volume, bold, _FINE))
         matrix = matrices[number] = fine.align(frame, matrix)
         if number in averaged:
             mean.add(frame, matrix)
 
     fine = _Reference(mean.volume(), bold.affine, centre, _N_FINE)
-    for number, volume in enumerate(_volumes(bold)):
-        matrices[number] = fine.align(_spline(_smooth(volume, bold, _FINE)), matrices[number])
+    for number, volume in enumerate(stream_volumes(bold)):
+        matrices[number] = fine.align(spline_of(_smooth(volume, bold, _FINE)), matrices[number])
     matrices = matrices @ invert_rigid(matrices[skip + _most_usual(matrices[skip:], centre)])
     return Motion(np.stack([rigid_params(m, centre) for m in matrices]), matrices, centre)
 
@@ -118,12 +118,11 @@ class _Reference:
 
     def align(self, frame: F, matrix: F) -> F:
         """The matrix (4, 4) that moves the reference's points onto a frame (spline), from a guess of it."""
-        weights = None
         for _ in range(_MAX_STEPS):
             values, inside = self._read(frame, matrix)
             if inside.mean() < _LEAST_INSIDE:
                 return matrix
-            solution, weights = _robust_fit(self._design[inside], values)
+            solution = _robust_fit(self._design[inside], values)
             step = solution[:6] / solution[6]
             matrix = matrix @ invert_rigid(rigid_matrix(step, self._centre))
             if np.abs(step[:3]).sum() + _RADIUS * np.abs(step[3:]).sum() < _SMALL:
@@ -138,53 +137,19 @@ class _Reference:
         return 1 - float(np.corrcoef(self._design[inside, 6], values)[0, 1])
 
     def _read(self, frame: F, matrix: F) -> tuple[F, NDArray[np.bool_]]:
-        from scipy.ndimage import map_coordinates
-
         where = (np.linalg.inv(self._affine) @ matrix @ self._points)[:3]
         last = np.array(frame.shape)[:, None] - 1.0
         inside = ((where >= 0) & (where <= last)).all(axis=0)
-        return map_coordinates(frame, where[:, inside], order=3, mode="mirror", prefilter=False), inside
+        return read_spline(frame, where[:, inside]), inside
 
 
-def _robust_fit(design: F, values: F) -> tuple[F, F]:
-    weights = np.ones(len(values))
-    for _ in range(2):
-        weighted = design * weights[:, None]
-        solution = np.linalg.solve(weighted.T @ design, weighted.T @ values)
-        residual = np.abs(values - design @ solution)
-        limit = _HUBER * float(np.median(residual)) / 0.6745
-        weights = np.minimum(1.0, limit / np.maximum(residual, limit))
-    return solution, weights
-
-
-class _MovedMean:
-    """Mean of frames, each moved onto the reference; a voxel counts the frames whose grid it lies in."""
-
-    def __init__(self, bold: BoldFile) -> None:
-        self._affine = bold.affine
-        self._sum, self._count = np.zeros(bold.shape[:3]), np.zeros(bold.shape[:3])
-
-    def add(self, frame: F, matrix: F) -> None:
-        from scipy.ndimage import affine_transform
-
-        to_voxel = np.linalg.inv(self._affine) @ matrix @ self._affine
-        moved = affine_transform(
-            frame, to_voxel, order=3, mode="constant", cval=np.nan, prefilter=False
-        )  # inside, the spline is that of the mirrored frame
-        seen = ~np.isnan(moved)
-        self._sum[seen] += moved[seen]
-        self._count += seen
-
-    def volume(self) -> F:
-        return self._sum / np.maximum(self._count, 1)
-
-
-def _volumes(bold: BoldFile) -> Iterator[F]:
-    every = np.arange(int(np.prod(bold.shape[:3])))
-    for values in stream_frames(bold, every):
-        yield np.nan_to_num(values * bold.slope + bold.inter, nan=0.0, posinf=0.0, neginf=0.0).reshape(
-            bold.shape[:3], order="F"
-        )
+def _robust_fit(design: F, values: F) -> F:
+    """Coefficients (8,) of least squares, once more with what fits badly weighing less."""
+    solution = np.linalg.solve(design.T @ design, design.T @ values)
+    residual = np.abs(values - design @ solution)
+    limit = _HUBER * float(np.median(residual)) / 0.6745
+    weighted = design * np.minimum(1.0, limit / np.maximum(residual, max(limit, 1e-300)))[:, None]
+    return np.asarray(np.linalg.solve(weighted.T @ design, weighted.T @ values))
 
 
 def _smooth(volume: F, bold: BoldFile, fwhm: float) -> F:
@@ -192,12 +157,6 @@ def _smooth(volume: F, bold: BoldFile, fwhm: float) -> F:
 
     sizes = np.linalg.norm(bold.affine[:3, :3], axis=0)
     return np.asarray(gaussian_filter(volume, fwhm / 2.3548 / sizes, mode="nearest", truncate=3.0))
-
-
-def _spline(volume: F) -> F:
-    from scipy.ndimage import spline_filter
-
-    return np.asarray(spline_filter(volume, order=3, mode="mirror"))
 
 
 def _gradient(volume: F) -> F:
