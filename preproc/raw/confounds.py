@@ -16,9 +16,9 @@
     std_dvars[t] = dvars[t] / mean over voxels of  sd sqrt(2 (1 - r))
 
 sd is robust, (75th - 25th percentile) / 1.349, r the voxel's correlation with itself one frame later; voxels
-without variance are left out (Nichols 2017, arXiv:1704.01469; as fMRIPrep computes it). Drifts and CompCor are
-0 in the frames that are not steady; derivatives, DVARS and FD are n/a in the first frame. A motion outlier may
-be a frame that is not steady, as in fMRIPrep. There is no tCompCor, ICA-AROMA or rmsd.
+without variance are left out (Nichols 2017, arXiv:1704.01469; as fMRIPrep computes it). Drifts and CompCor
+are 0 in the frames that are not steady; derivatives, DVARS and FD are n/a in the first frame. As in fMRIPrep,
+a motion outlier may be a frame that is not steady. There is no tCompCor, ICA-AROMA or rmsd.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from bjepa.preproc.raw.tissue import TissueMasks
 
 if TYPE_CHECKING:
     import pandas as pd
+
     from bjepa.preproc.raw.motion import Motion
 
 FD_LIMIT = 0.5  # mm
