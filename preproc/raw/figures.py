@@ -48,14 +48,14 @@ def draw_mask_on_boldref(path: Path, boldref: nib.Nifti1Image, mask: nib.Nifti1I
 
 
 def draw_atlas_on_boldref(path: Path, boldref: nib.Nifti1Image, labels: nib.Nifti1Image) -> None:
-    """The outlines of all regions on the run's mean image; `labels` whole numbers on any grid, 0 = none."""
+    """All regions on the run's mean image; `labels` whole numbers on any grid, 0 = none."""
     regions = np.asarray(labels.dataobj).astype(np.int32)
     seen = regions > 0 if (regions > 0).any() else mosaic.bright_voxels(_data(boldref))
     affine = _affine(labels) if (regions > 0).any() else _affine(boldref)
     marks, colours = Image(regions, _affine(labels)), _region_colours(int(regions.max()))
     n_regions = len(np.unique(regions[regions > 0]))
     sheet = Sheet()
-    sheet.title(("mean BOLD image", mosaic.INK), (f"outlines: {n_regions} regions of the atlas", _SECOND))
+    sheet.title(("mean BOLD image", mosaic.INK), (f"colours: {n_regions} regions of the atlas", _SECOND))
     for cut, slices in _grey_rows(_image(boldref), mosaic.planes(mosaic.box_of(seen, affine))):
         for plane, picture in zip(cut, slices, strict=True):
             found = marks.at(plane.points, order=0).astype(np.int64)

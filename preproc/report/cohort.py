@@ -8,6 +8,7 @@ correlated with the scan's mean FD. Motion raises short edges more than long one
 distance is motion that the cleaning left behind.
 """
 
+import json
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -252,6 +253,7 @@ class CohortWatch:
     def __init__(self, atlas_table: pd.DataFrame) -> None:
         self.summary = CohortSummary(atlas_table)
         self.warnings = Reasons()  # what was warned of while the scans were done
+        self.raw: dict[str, str] = {}  # scan_id of raw runs -> how they were registered, as JSON
         self._names = [metric.name for metric in ALL_METRICS]
         self._ids: list[str] = []
         self._numbers = array("d")  # one row of t_r and ALL_METRICS a scan
@@ -277,6 +279,8 @@ class CohortWatch:
         typical = self.summary.typicality(series, censored=censored)
         known = dict(facts.get("qc") or {}) | {"typicality": typical}
         self.warnings.add(str(facts["scan_id"]), facts.get("warnings") or [])
+        if "raw" in facts:
+            self.raw[str(facts["scan_id"])] = json.dumps(facts["raw"])
         self._ids.append(str(facts["scan_id"]))
         row = [facts.get("t_r"), *(known.get(name) for name in self._names)]
         self._numbers.extend(np.nan if value is None else float(value) for value in row)

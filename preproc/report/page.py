@@ -6,12 +6,10 @@ page; the script of the page (`templates/preprocess.js`) makes elements only of 
 the blocks of JSON hold no `<`, and the script sets text, never HTML.
 """
 
-import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -22,11 +20,12 @@ from bjepa.preproc.group_stage import GroupOptions, GroupResult
 from bjepa.preproc.html import write_page
 from bjepa.preproc.report import figures as report_figures
 from bjepa.preproc.report.cohort import ALL_METRICS, LEAST_SCANS, CohortSummary, Outlier, find_outliers
+from bjepa.preproc.report.picture_store import PICTURES_A_BLOCK, PictureStore
+from bjepa.preproc.report.raw_section import raw_section
 from bjepa.preproc.report.reasons import Reason, reason_of
 from bjepa.preproc.scan_files import Failure
 
 PICTURE_BUDGET = 40 << 20  # bytes of base64 in the page: some 1,200 scans; a page of 60 MB opens in 2 s
-_PICTURES_A_BLOCK = 100  # the script decodes only the blocks that it shows
 # columns of scans.tsv that the table of scans shows: title, digits; metrics follow
 _SHOWN = {
     "t_r": ("TR (s)", 3),
@@ -48,6 +47,7 @@ def write_report(
     qc_table: pd.DataFrame | None = None,
     *,
     told_of_scans: Sequence[Reason] = (),
+    told_of_raw: Mapping[str, str] | None = None,
     picture_budget: int = PICTURE_BUDGET,
 ) -> None:
     """Write OUTPUT/report.html.
@@ -59,13 +59,16 @@ def write_report(
     qc_table : `scan_id` and numbers of ALL_METRICS, one row per scan (`CohortWatch.qc_table`), in any order;
         None: only what scans.tsv has
     told_of_scans : what was warned of while the scans were done (`CohortWatch.warnings`)
-    picture_budget : bytes of pictures inside the page; scans that stand out first, then in order. The others
-        are links to the files beside the page.
+    told_of_raw : how raw runs were registered (`CohortWatch.raw`)
+    picture_budget : bytes of pictures inside the page; scans that stand out first, then in order, then the
+        pictures of registrations. The others are links to the files beside the page.
     """
     numbers = _numbers(result.table, qc_table)
     outliers = find_outliers(numbers)
     flagged = {outlier.scan_id for outlier in outliers}
-    pictures, blocks = _pictures(output, result, flagged, picture_budget)
+    store = PictureStore(output, picture_budget)
+    pictures = _pictures(store, result, flagged)
+    raw = raw_section(told_of_raw or {}, numbers["scan_id"].tolist(), output, store)
     failures = list(scan_files.read_failures(output))
     ratio = None if summary is None else summary.between_to_within()
     ratio_median = None if ratio is None or np.isnan(ratio).all() else float(np.nanmedian(ratio))
@@ -113,9 +116,13 @@ def write_report(
         iqr_plot=report_figures.region_scatter(result.scaling.iqr, subcortex, logarithmic=True),
         n_embedded=sum(isinstance(p, int) for p in pictures),
         n_linked=sum(isinstance(p, str) for p in pictures),
-        data=_json(_data(result.table, numbers, outliers, pictures, failures)),
-        blocks=[_json(block) for block in blocks],
-        block_size=_PICTURES_A_BLOCK,
+        raw=None if raw is None else raw["text"],
+        data=_json(
+            _data(result.table, numbers, outliers, pictures, failures)
+            | {"raw": None if raw is None else raw["data"]}
+        ),
+        blocks=[_json(block) for block in store.blocks],
+        block_size=PICTURES_A_BLOCK,
     )
 
 
@@ -257,27 +264,11 @@ def _json(content: Any) -> Any:
     return Markup(text.replace("<", "\\u003c"))
 
 
-def _pictures(
-    output: Path, result: GroupResult, flagged: set[str], budget: int
-) -> tuple[list[int | str | None], list[list[str]]]:
-    """For each scan the number of its picture inside the page, a link relative to the page, or None.
-
-    Also the pictures inside, as base64 in blocks.
-    """
+def _pictures(store: PictureStore, result: GroupResult, flagged: set[str]) -> list[int | str | None]:
+    """Where the picture of each scan is (`PictureStore.put`); those that stand out are put in first."""
     paths = [scan_files.picture_path(scan.path.with_suffix("")) for scan in result.scans]
     ids = result.table["scan_id"].astype(str).tolist()
     told: list[int | str | None] = [None] * len(ids)
-    inside: list[str] = []
     for row in sorted(range(len(ids)), key=lambda row: ids[row] not in flagged):
-        path = paths[row]
-        if not path.is_file():
-            continue
-        if budget > 0 and (size := 4 * -(-path.stat().st_size // 3)) <= budget:
-            budget -= size
-            told[row] = len(inside)
-            inside.append(base64.b64encode(path.read_bytes()).decode())
-        else:
-            budget = 0  # those after it are links too: which scans are inside can be told in a sentence
-            told[row] = quote(path.relative_to(output).as_posix())
-    blocks = [inside[i : i + _PICTURES_A_BLOCK] for i in range(0, len(inside), _PICTURES_A_BLOCK)]
-    return told, blocks
+        told[row] = store.put(paths[row])
+    return told

@@ -35,8 +35,8 @@
 
   // --- pictures: a block of base64 is read when one of its pictures is first shown ------------------------------
   const blocks = new Map();
-  function pictureOf(row) {
-    const where = data.pictures[row];
+  const pictureOf = row => pictureAt(data.pictures[row]);
+  function pictureAt(where) {
     if (typeof where !== "number") return where;
     const number = Math.floor(where / BLOCK);
     if (!blocks.has(number)) blocks.set(number, JSON.parse(document.getElementById("pictures-" + number).textContent));
@@ -192,7 +192,7 @@
       page = Math.min(Math.max(page, 0), pages - 1);
       const part = found.slice(page * SIZE, (page + 1) * SIZE);
       body.replaceChildren(make("div", { class: "scroll" }, make("table", {},
-        make("tr", {}, ...columns.map(([title, kind]) => make("th", { class: kind, scope: "col" }, title))), ...part.map(cells))));
+        make("tr", {}, ...columns.map(([title, kind, what]) => make("th", { class: kind, scope: "col", title: what ?? false }, title))), ...part.map(cells))));
       where.textContent = found.length ? `${page * SIZE + 1}${DASH}${page * SIZE + part.length} of ${found.length}` : "none found";
       back.disabled = page === 0; forth.disabled = page >= pages - 1;
     }
@@ -210,5 +210,39 @@
         make("td", {}, title), make("td", { class: "number bad" }, text(value, field.digits)),
         make("td", { class: "number" }, text(median, field.digits)), make("td", { class: "number" }, text(limit, field.digits)), make("td", {}, unitOf(field)));
     });
+
+  // --- registrations of raw runs: a row of measures, and below it the pictures, made when they are opened ----------
+  if (data.raw) {
+    const raw = data.raw;
+    const level = (scan, name) => scan.findings.find(([measure]) => measure === name);
+    const opened = scan => {
+      const parts = scan.findings.map(([, kind, sentence]) => make("p", { class: kind === "fail" ? "bad" : "warning" }, sentence));
+      parts.push(make("p", { class: "muted" }, "Template: " + scan.template + "."));
+      for (const [name, place] of scan.pictures) {
+        const [title, what] = raw.pictures[name];
+        parts.push(make("figure", {}, make("img", { src: pictureAt(place), loading: "lazy", decoding: "async", alt: title + " of " + data.scan_id[scan.row] }),
+          make("figcaption", {}, make("b", {}, title + ". "), what)));
+      }
+      return parts;
+    };
+    const rowsOf = scan => {
+      const said = [scan.low ? "no T1w image: low quality" : "", scan.findings.length ? scan.findings.length + " beyond a limit" : ""].filter(Boolean).join("; ");
+      const details = make("details", {}, make("summary", {}, "pictures"));
+      details.addEventListener("toggle", () => { if (details.open && details.children.length === 1) details.append(...opened(scan)); });
+      const both = document.createDocumentFragment();
+      both.append(
+        make("tr", { class: "run" }, make("td", {}, make("button", { class: "link", type: "button", title: data.scan_id[scan.row], click: () => enlarge(scan.row) }, data.short[scan.row])),
+          ...raw.columns.map((column, i) => {
+            const found = level(scan, column.name);
+            return make("td", { class: "number" + (found ? (found[1] === "fail" ? " bad" : " warn") : ""), title: found ? found[2] : column.what }, text(scan.values[i], column.digits));
+          }),
+          make("td", { class: said ? "warn" : "" }, said || "within limits")),
+        make("tr", { class: "more" }, make("td", { colspan: raw.columns.length + 2 }, details)));
+      return both;
+    };
+    const scans = [...raw.scans].sort((a, b) => b.findings.length - a.findings.length || b.low - a.low || a.row - b.row);
+    pagedTable("registrations", [["Run", ""], ...raw.columns.map(column => [column.title, "number", column.what]), ["Verdict", ""]],
+      scans.map(scan => [data.scan_id[scan.row], ...scan.findings.map(found => found[2]), scan.low ? "low quality" : "", scan]), row => rowsOf(row[row.length - 1]));
+  }
   draw();
 })();
