@@ -1,0 +1,389 @@
+"""A T1w image brought to the template: bias corrected, its brain found, warped. Once a participant.
+
+Order of operations (all on a grid of 2 mm along the world's axes; results hold for the image as it was):
+  1. brain     `t1_mask`, or what is above the background if the skull is stripped; else the run's brain mask,
+               laid onto the head (rigid, mutual information), widened: that strips the scalp, which
+               registration to a stripped template takes for brain
+  2. N4        within the brain
+  3. affine    template -> T1w, mutual information, from three starts
+  4. mask      of a whole head: a quick warp, the template's brain mask laid back, then 3 again
+  5. SyN       fixed T1w, moving template, cross-correlation within 2 voxels; no transform is inverted
+               on the way from BOLD to atlas
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
+
+from bjepa.preproc.errors import InputError
+from bjepa.preproc.raw.ants import (
+    Ants,
+    RegistrationError,
+    Schedule,
+    Warp,
+    ants_session,
+    linear_displacement,
+)
+from bjepa.preproc.raw.coregister import coregister_with, masked, mutual_information, pitched, shifted
+from bjepa.preproc.raw.displacement import Displacement
+from bjepa.preproc.raw.options import SEED, RawOptions
+from bjepa.preproc.raw.t1w import largest_piece, read_t1_mask, read_t1w, stripped_brain
+from bjepa.preproc.raw.template import Template
+from bjepa.preproc.raw.work_grid import (
+    Grid,
+    corners,
+    grid_around,
+    grid_of,
+    points_in_mask,
+    resample,
+    sample,
+)
+
+log = logging.getLogger(__name__)
+
+_WORK_MM = 2.0
+_SLOPPY_MM = 4.0
+_DOMAIN_MARGIN = 10.0  # mm around the brain, where SyN works
+_FIELD_MARGIN = 24.0  # mm around the brain, that the fields cover
+_SCALP_MM = 6.0  # by how much the brain mask of the run is widened
+_AFFINE = Schedule(iterations=(500, 250, 100), shrink=(4, 3, 2), sigmas=(2, 1, 1))
+_SEARCH = Schedule(iterations=(100,), shrink=(4,), sigmas=(2,))
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What is known of a participant's head.
+
+    t1w : bias corrected, float32, the whole head, on its own grid; brain_mask : uint8, same grid
+    to_template : T1w point -> template point (pulls atlas and tissue maps onto T1w and BOLD)
+    from_template : template point -> T1w point (pulls the T1w onto the template)
+    on_template : the T1w's brain on the template's grid at 2 mm, float32
+    metrics : for `judge_anatomy`, and to look at
+        template_ncc         correlation of T1w and warped template within the brain
+        template_ncc_affine  the same before the warp
+        affine_scale_ratio   largest over smallest stretch of the affine part
+        brain_volume_l       litres of `brain_mask`
+        template_coverage    share of the template's brain that the T1w (stripped: its brain) has
+        jacobian_min, jacobian_max   1st and 99th percentile of the volume change, T1w -> template
+    """
+
+    t1w: nib.Nifti1Image
+    brain_mask: nib.Nifti1Image
+    to_template: Displacement
+    from_template: Displacement
+    on_template: nib.Nifti1Image
+    metrics: dict[str, float]
+
+
+def prepare_anatomy(
+    t1w: Path,
+    template: Template,
+    *,
+    boldref: nib.Nifti1Image,
+    bold_mask: nib.Nifti1Image,
+    t1_mask: Path | None,
+    options: RawOptions,
+) -> Anatomy:
+    """Register a T1w image to the template.
+
+    Parameters
+    ----------
+    t1w : 3D NIfTI, whole head or skull-stripped, any orientation
+    boldref, bold_mask : of one of the participant's runs, same grid: helps to find the brain of a whole head
+    t1_mask : brain mask on the grid of the T1w, where there is one
+
+    Raises
+    ------
+    InputError
+        A T1w or mask that cannot be used, or a registration that failed.
+    """
+    image = read_t1w(t1w)
+    known = read_t1_mask(t1_mask, image, t1w) if t1_mask is not None else stripped_brain(image)
+    try:
+        with ants_session(options.omp_threads, SEED) as ants:
+            return _Registration(ants, template.brain(), options.sloppy).run(image, known, boldref, bold_mask)
+    except RegistrationError as error:
+        raise InputError(
+            f"{t1w} could not be registered to {template.name} ({error}).",
+            hint="Check that it shows a head, is oriented rightly and T1-weighted; a brain mask (--t1-mask) helps.",
+        ) from error
+
+
+def prepare_without_t1w(
+    boldref: nib.Nifti1Image,
+    bold_mask: nib.Nifti1Image,
+    template: Template,
+    *,
+    options: RawOptions,
+) -> Anatomy:
+    """Register a run's reference image to the template itself: a similarity map (rigid and one scale).
+
+    The boldref stands for the T1w in what is returned. Low quality: 4 to 5 mm off on a real pair, for the
+    echo-planar image is distorted and its contrast another; a warp would follow the distortion, not the brain.
+    Raises InputError for an empty mask or a registration that failed.
+    """
+    brain = template.brain()
+    try:
+        with ants_session(options.omp_threads, SEED) as ants:
+            registration = _Registration(ants, brain, options.sloppy)
+            return registration.run_linear(boldref, bold_mask)
+    except RegistrationError as error:
+        raise InputError(
+            f"the BOLD run could not be registered to {template.name} ({error}).",
+            hint="Look at its mean image; give the participant's T1w image.",
+        ) from error
+
+
+class _Registration:
+    """The steps of one registration, which share the template on a grid of its own."""
+
+    def __init__(self, ants: Ants, brain: nib.Nifti1Image, sloppy: bool) -> None:
+        self.ants, self.brain, self.sloppy = ants, brain, sloppy
+        self.mm = _SLOPPY_MM if sloppy else _WORK_MM
+        self.brain_mask = nib.Nifti1Image((np.asarray(brain.dataobj) > 0).astype(np.uint8), brain.affine)
+        self.brain_points = points_in_mask(
+            resample_mask(self.brain_mask, grid_around(corners(brain), 4.0, 0.0))
+        )
+        self.moving = resample(brain, grid_around(self.brain_points, self.mm, _DOMAIN_MARGIN))
+
+    def run(
+        self,
+        t1w: nib.Nifti1Image,
+        known: nib.Nifti1Image | None,
+        boldref: nib.Nifti1Image,
+        bold_mask: nib.Nifti1Image,
+    ) -> Anatomy:
+        rough = known if known is not None else self._from_bold(t1w, boldref, bold_mask)
+        t1w = self._bias_corrected(t1w, rough)
+        matrix = self._affine(t1w, rough)
+        mask = rough
+        if known is None:
+            mask = self._from_template(t1w, rough, matrix)
+            matrix = self._affine(t1w, mask, matrix)
+        fixed, fixed_mask = self._fixed(t1w, mask, matrix)
+        iterations = (20, 5) if self.sloppy else (40, 20, 8)
+        warp = self.ants.warp(fixed, self.moving, iterations, start=matrix)
+        to_template, from_template = self._fields(warp, mask)
+        if known is None:
+            mask = self._template_mask_on(grid_of(t1w), to_template)
+        return Anatomy(
+            t1w=t1w,
+            brain_mask=mask,
+            to_template=to_template,
+            from_template=from_template,
+            on_template=self._on_template(masked(t1w, mask), from_template),
+            metrics=self._metrics(t1w, mask, known is not None, matrix, to_template, from_template),
+        )
+
+    def run_linear(self, boldref: nib.Nifti1Image, bold_mask: nib.Nifti1Image) -> Anatomy:
+        if not (np.asarray(bold_mask.dataobj) > 0).any():
+            raise InputError("the brain mask of the BOLD run is empty.", hint="Look at its mean image.")
+        matrix = self._affine(boldref, bold_mask, kind="Similarity")
+        whole = grid_around(self._both(bold_mask, matrix), self.mm, _FIELD_MARGIN)
+        on_template = grid_around(self.brain_points, self.mm, _FIELD_MARGIN)
+        to_template = linear_displacement(matrix, whole)
+        from_template = linear_displacement(np.linalg.inv(matrix), on_template)
+        image = masked(boldref, None)
+        return Anatomy(
+            t1w=image,
+            brain_mask=nib.Nifti1Image(
+                (np.asarray(bold_mask.dataobj) > 0).astype(np.uint8), bold_mask.affine
+            ),
+            to_template=to_template,
+            from_template=from_template,
+            on_template=self._on_template(masked(image, bold_mask), from_template),
+            metrics=self._metrics(image, bold_mask, True, matrix, to_template, from_template),
+        )
+
+    # --- the brain ------------------------------------------------------------------------------------------
+
+    def _from_bold(
+        self, t1w: nib.Nifti1Image, boldref: nib.Nifti1Image, bold_mask: nib.Nifti1Image
+    ) -> nib.Nifti1Image:
+        """The run's brain mask laid onto the head and widened."""
+        rigid = coregister_with(self.ants, boldref, bold_mask, t1w, None, sloppy=self.sloppy).matrix
+        placed = nib.Nifti1Image(np.asarray(bold_mask.dataobj, dtype=np.float32), rigid @ bold_mask.affine)
+        grid = grid_around(points_in_mask(placed), 2.0, 2 * _SCALP_MM)
+        return resample_mask(_widened(resample_mask(placed, grid), _SCALP_MM), grid_of(t1w))
+
+    def _from_template(
+        self, t1w: nib.Nifti1Image, rough: nib.Nifti1Image, matrix: NDArray[np.float64]
+    ) -> nib.Nifti1Image:
+        """The template's brain mask laid back by a quick warp."""
+        fixed, _ = self._fixed(t1w, rough, matrix, mm=4.0)
+        warp = self.ants.warp(fixed, self.moving, (20, 10), start=matrix, metric="mattes")
+        return self._template_mask_on(grid_of(t1w), self._fields(warp, rough)[0])
+
+    def _template_mask_on(self, grid: Grid, to_template: Displacement) -> nib.Nifti1Image:
+        values = np.zeros(grid.shape, dtype=np.uint8)
+        for i in range(grid.shape[0]):  # a slice at a time: the points of a whole T1w are 150 MB
+            voxels = np.stack(np.meshgrid(i, *map(np.arange, grid.shape[1:]), indexing="ij"), axis=-1)
+            points = to_template(apply_affine(grid.affine, voxels.reshape(-1, 3)))
+            values[i] = sample(self.brain_mask, points, order=1).reshape(grid.shape[1:]) > 0.5
+        return nib.Nifti1Image(largest_piece(values > 0).astype(np.uint8), grid.affine)
+
+    def _bias_corrected(self, t1w: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
+        """The whole image divided by the smooth gain that N4 finds within the brain, whose mean there is 1."""
+        grid = grid_around(points_in_mask(mask), self.mm, 4.0)
+        inside = resample_mask(mask, grid)
+        iterations = (20, 20) if self.sloppy else (50, 50, 30)
+        gain = self.ants.bias_field(resample(t1w, grid), inside, shrink=3, iterations=iterations)
+        logarithm = np.log(np.clip(np.asarray(gain.dataobj, dtype=np.float64), 1e-3, None))
+        logarithm -= logarithm[np.asarray(inside.dataobj) > 0].mean()
+        return divided(t1w, nib.Nifti1Image(logarithm.astype(np.float32), grid.affine))
+
+    # --- onto the template ----------------------------------------------------------------------------------
+
+    def _affine(
+        self,
+        t1w: nib.Nifti1Image,
+        mask: nib.Nifti1Image,
+        start: NDArray[np.float64] | None = None,
+        kind: str = "Affine",
+    ) -> NDArray[np.float64]:
+        """(4, 4) T1w point -> template point."""
+        brain = points_in_mask(mask)
+        grid = grid_around(brain, self.mm, _DOMAIN_MARGIN)
+        fixed, fixed_mask = resample(masked(t1w, mask), grid), _widened(resample_mask(mask, grid), 6.0)
+        if start is None:
+            goal = self.brain_points.mean(axis=0)
+            together = shifted(goal - brain.mean(axis=0))
+            starts = [pitched(np.deg2rad(angle), goal) @ together for angle in (0.0, 15.0, -15.0)]
+            found = [
+                self.ants.align(fixed, self.moving, "Similarity", _SEARCH, start=s, mask=fixed_mask)
+                for s in starts
+            ]
+            start = max(found, key=lambda matrix: self._mi(fixed, fixed_mask, matrix))
+        return self.ants.align(
+            fixed,
+            self.moving,
+            "Similarity" if kind == "Similarity" else "Affine",
+            _SEARCH if self.sloppy else _AFFINE,
+            start=start,
+            mask=fixed_mask,
+        )
+
+    def _mi(self, fixed: nib.Nifti1Image, mask: nib.Nifti1Image, matrix: NDArray[np.float64]) -> float:
+        inside = np.asarray(mask.dataobj) > 0
+        values = np.asarray(fixed.dataobj, dtype=np.float64)[inside]
+        return mutual_information(values, sample(self.moving, apply_affine(matrix, points_in_mask(mask))))
+
+    def _both(self, mask: nib.Nifti1Image, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points of the T1w's brain and of the template's, where the affine map puts it."""
+        return np.vstack([points_in_mask(mask), apply_affine(np.linalg.inv(matrix), self.brain_points)])
+
+    def _fixed(
+        self,
+        t1w: nib.Nifti1Image,
+        mask: nib.Nifti1Image,
+        matrix: NDArray[np.float64],
+        mm: float | None = None,
+    ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+        grid = grid_around(self._both(mask, matrix), mm or self.mm, _DOMAIN_MARGIN)
+        return resample(masked(t1w, mask), grid), resample_mask(mask, grid)
+
+    def _fields(self, warp: Warp, mask: nib.Nifti1Image) -> tuple[Displacement, Displacement]:
+        there = grid_around(self._both(mask, warp.matrix), self.mm, _FIELD_MARGIN)
+        back = grid_around(self.brain_points, self.mm, _FIELD_MARGIN)
+        return warp.forward(there), warp.backward(back)
+
+    def _on_template(self, brain: nib.Nifti1Image, from_template: Displacement) -> nib.Nifti1Image:
+        grid = grid_around(corners(self.brain), _WORK_MM, 0.0)
+        return grid.image(sample(brain, from_template(grid.points())).astype(np.float32))
+
+    # --- is it right ----------------------------------------------------------------------------------------
+
+    def _metrics(
+        self,
+        t1w: nib.Nifti1Image,
+        mask: nib.Nifti1Image,
+        stripped: bool,
+        matrix: NDArray[np.float64],
+        to_template: Displacement,
+        from_template: Displacement,
+    ) -> dict[str, float]:
+        grid = grid_around(points_in_mask(mask), self.mm, 4.0)
+        inside = resample_mask(mask, grid)
+        points = points_in_mask(inside)
+        values = np.asarray(resample(t1w, grid).dataobj, dtype=np.float64)[np.asarray(inside.dataobj) > 0]
+        stretch = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+        seen = mask if stripped else _nonzero(t1w)
+        seen = _widened(resample_mask(seen, grid_around(points_in_mask(mask), 4.0, 24.0)), 4.0)
+        change = jacobian(to_template)
+        found = nib.Nifti1Image(change, to_template.affine)
+        low, high = np.percentile(sample(found, points), [1, 99])
+        return {
+            "template_ncc": _correlation(values, sample(self.moving, to_template(points))),
+            "template_ncc_affine": _correlation(values, sample(self.moving, apply_affine(matrix, points))),
+            "affine_scale_ratio": float(stretch[0] / stretch[-1]),
+            "brain_volume_l": litres(mask),
+            "template_coverage": float((sample(seen, from_template(self.brain_points), order=0) > 0).mean()),
+            "jacobian_min": float(low),
+            "jacobian_max": float(high),
+        }
+
+
+def resample_mask(mask: nib.Nifti1Image, grid: Grid) -> nib.Nifti1Image:
+    """A mask on another grid, uint8: voxels of which more than half lies in it."""
+    ones = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
+    return grid.image((np.asarray(resample(ones, grid).dataobj) > 0.5).astype(np.uint8))
+
+
+def divided(t1w: nib.Nifti1Image, log_gain: nib.Nifti1Image) -> nib.Nifti1Image:
+    """`t1w` over the exponential of a smooth image on another grid, beyond which its border goes on. float32."""
+    from scipy.ndimage import affine_transform
+
+    data = np.asarray(t1w.dataobj, dtype=np.float32)
+    to_voxel = np.linalg.inv(log_gain.affine) @ t1w.affine
+    gain = affine_transform(
+        np.asarray(log_gain.dataobj),
+        to_voxel[:3, :3],
+        to_voxel[:3, 3],
+        output_shape=t1w.shape,
+        order=1,
+        mode="nearest",
+        output=np.float32,
+    )
+    np.exp(gain, out=gain)
+    return nib.Nifti1Image(data / gain, t1w.affine)
+
+
+def jacobian(field: Displacement) -> NDArray[np.float32]:
+    """(x, y, z) volume change of the map at the voxels of its field: 1 keeps volumes, below 0 folds."""
+    sizes = np.linalg.norm(field.affine[:3, :3], axis=0)
+    direction = field.affine[:3, :3] / sizes
+    rows = []
+    for axis in range(3):
+        steps = np.gradient(field.field[..., axis].astype(np.float64), *sizes)  # along the grid's axes
+        rows.append(np.stack(steps, axis=-1) @ np.linalg.inv(direction))
+    return np.asarray(np.linalg.det(np.eye(3) + np.stack(rows, axis=-2)), dtype=np.float32)
+
+
+def litres(mask: nib.Nifti1Image) -> float:
+    """Volume of a mask."""
+    return float((np.asarray(mask.dataobj) > 0).sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1e6)
+
+
+def _widened(mask: nib.Nifti1Image, mm: float) -> nib.Nifti1Image:
+    """All voxels within `mm` of the mask."""
+    from scipy.ndimage import distance_transform_edt
+
+    sizes = np.linalg.norm(mask.affine[:3, :3], axis=0)
+    away = distance_transform_edt(np.asarray(mask.dataobj) == 0, sampling=sizes)
+    return nib.Nifti1Image((away <= mm).astype(np.uint8), mask.affine)
+
+
+def _nonzero(t1w: nib.Nifti1Image) -> nib.Nifti1Image:
+    data = np.asarray(t1w.dataobj)
+    return nib.Nifti1Image((data > 0.02 * np.percentile(data, 99)).astype(np.uint8), t1w.affine)
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
