@@ -14,6 +14,16 @@ from bjepa.preproc.series_tables import Axis
 
 PROG = "bjepa-preprocess"
 
+# options of raw BIDS folders alone -> their defaults
+RAW_OPTIONS: dict[str, object] = {
+    "template": None,
+    "t1_mask": None,
+    "allow_no_t1w": False,
+    "slice_timing": False,
+    "omp_threads": 1,
+    "sloppy": False,
+}
+
 EXAMPLES = """\
   # fMRIPrep output, all participants, one machine
   bjepa-preprocess derivatives/fmriprep out --space MNI152NLin6Asym
@@ -27,6 +37,13 @@ EXAMPLES = """\
   # regional series as regions x frames, the first 400 rows Schaefer-400 in 7-network order
   bjepa-preprocess series/ out --atlas schaefer-400 --series-atlas schaefer-400-7networks \\
       --series-axis roi-by-time --series-columns 1-400 --t-r 2.0
+
+  # raw BIDS: BOLD and T1w as the scanner gave them (pip install 'bjepa[raw]')
+  bjepa-preprocess raw/ out --slice-timing --drop-initial auto --n-jobs 4
+
+  # raw BIDS with brain masks of your own, against your own template
+  bjepa-preprocess raw/ out --t1-mask 'derivatives/masks/{participant_id}/{t1w}_desc-brain_mask.nii.gz' \\
+      --template tpl-MNI152NLin6Asym_desc-brain_T1w.nii.gz
 
   # what would be done: space, TR, stride and cleaning of each scan
   bjepa-preprocess bold/ out --space MNI152NLin6Asym --dry-run
@@ -53,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="?",
         metavar="INPUT",
-        help="fMRIPrep or XCP-D folder, folder of NIfTI or CIFTI files or of tables of regional series, "
-        "UK Biobank bulk folder, one such file, or a .tsv manifest with a column 'path'",
+        help="fMRIPrep or XCP-D folder, raw BIDS folder, folder of NIfTI or CIFTI files or of tables of "
+        "regional series, UK Biobank bulk folder, one such file, or a .tsv manifest with a column 'path'",
     )
     p.add_argument("output", type=Path, nargs="?", metavar="OUTPUT", help="output folder (a BIDS derivative)")
     p.add_argument("stage", nargs="?", choices=("participant", "group"), help="default: both")
@@ -64,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _add_cleaning(p.add_argument_group("cleaning (at the scan's own t_r, regional means kept)"))
     _add_scaling(p.add_argument_group("scaling"))
     _add_choice(p.add_argument_group("which scans"))
+    _add_raw(p.add_argument_group("raw BIDS (docs/raw.md)"))
     _add_work(p.add_argument_group("work"))
     return p
 
@@ -85,7 +103,8 @@ def _add_atlas(group: "argparse._ArgumentGroup") -> None:
     add_atlas_dir(group)
     group.add_argument(
         "--space",
-        help="template space, e.g. MNI152NLin6Asym; default: the space- entity of the file names",
+        help="template space, e.g. MNI152NLin6Asym; default: the space- entity of the file names; raw "
+        "BIDS: that of the template",
     )
     group.add_argument(
         "--min-coverage",
@@ -158,7 +177,7 @@ def _add_cleaning(group: "argparse._ArgumentGroup") -> None:
         help="what to regress out: none, simple, scrubbing, compcor, ica_aroma (as nilearn's "
         "load_confounds_strategy), 24p, 36p, table (all columns of a manifest's table), or a .json of "
         "load_confounds arguments; "
-        "default: simple for fMRIPrep, else none",
+        "default: simple for fMRIPrep and raw BIDS, else none",
     )
     group.add_argument("--high-pass", type=number(0, 100), metavar="HZ", help="remove what is slower")
     group.add_argument("--low-pass", type=number(0, 100), metavar="HZ", help="remove what is faster")
@@ -167,7 +186,8 @@ def _add_cleaning(group: "argparse._ArgumentGroup") -> None:
         type=_frames_or_auto,
         default=0,
         metavar="N|auto",
-        help="initial frames to drop; auto = fMRIPrep's non-steady-state frames (default: 0)",
+        help="initial frames to drop; auto = the non-steady-state frames of fMRIPrep's or our table "
+        "(default: 0)",
     )
     group.add_argument(
         "--smoothing-fwhm",
@@ -210,7 +230,7 @@ def _add_choice(group: "argparse._ArgumentGroup") -> None:
         "--bids-filter-file",
         type=Path,
         metavar="JSON",
-        help='as fMRIPrep has it: {"bold": {"task": "rest", "acquisition": ["a", "b"]}}',
+        help='as fMRIPrep has it: {"bold": {"task": "rest", "acquisition": ["a", "b"]}}; raw BIDS also "t1w"',
     )
     group.add_argument(
         "--xcpd",
@@ -218,6 +238,44 @@ def _add_choice(group: "argparse._ArgumentGroup") -> None:
         default="auto",
         help="of XCP-D output take the parcellated tables or the denoised images; "
         "auto (default): tables where they hold the atlas",
+    )
+
+
+def _add_raw(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--template",
+        type=Path,
+        metavar="FILE",
+        help="T1w template to register to, skull-stripped or with its desc-brain_mask beside it, in the "
+        "space of its name or of --space; default: the first that is there of TemplateFlow's "
+        "MNI152NLin2009cAsym (cached, or downloaded), $FSLDIR's MNI152NLin6Asym, nilearn's (about 1.5 mm "
+        "off the atlas)",
+    )
+    group.add_argument(
+        "--t1-mask",
+        metavar="FILE-PATTERN",
+        help="brain masks of the T1w images, relative to INPUT, with {participant_id} (sub-01), {session}, "
+        "{t1w} (name of the T1w image before _T1w) and * ? **; one file each",
+    )
+    group.add_argument(
+        "--allow-no-t1w",
+        action="store_true",
+        help="register runs without T1w image to the template directly: off by 4 to 5 mm, marked low quality",
+    )
+    group.add_argument(
+        "--slice-timing",
+        action="store_true",
+        help="shift the slices in time by SliceTiming of the sidecar",
+    )
+    group.add_argument(
+        "--omp-threads",
+        type=_one_or_more,
+        default=RAW_OPTIONS["omp_threads"],
+        metavar="N",
+        help="threads of one registration (default: 1, which alone gives the same bytes each time)",
+    )
+    group.add_argument(
+        "--sloppy", action="store_true", help="coarse and quick registrations: for tests, never for data"
     )
 
 
@@ -277,4 +335,10 @@ def _frames_or_auto(text: str) -> int | str:
 def _n_jobs(text: str) -> int:
     if text != "-1" and (not text.isdigit() or int(text) < 1):
         raise argparse.ArgumentTypeError(f"must be 1 or more, or -1 for all cores, got {text!r}")
+    return int(text)
+
+
+def _one_or_more(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text!r}")
     return int(text)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bjepa.cli import _preprocess_raw as raw_fmri
 from bjepa.cli._common import DONE, NOTHING_DONE, SOME_FAILED, WRONG_INPUT, run
 from bjepa.cli._preprocess_options import PROG, parser
 from bjepa.preproc.errors import InputError
@@ -64,19 +65,24 @@ def _preprocess(args: argparse.Namespace) -> int:
 
     args.input = args.input.absolute()  # the same scan, however INPUT is written
     dataset = find_scans(args.input, _filter(args), exclude=args.output)
+    raw = raw_fmri.raw_setup(args, dataset)
+    dataset = raw_fmri.in_template_space(dataset, raw)
     atlas = _atlas(args, dataset.scans)
     participant, group = _options(args, dataset, atlas)
     check_exports(atlas.table, args.export)
     if args.dry_run:
-        return list_plan(dataset.scans, atlas, participant, group)
+        return list_plan(dataset.scans, atlas, participant, group, raw)
 
     scan_files.check_output_is_ours(args.output)
     if args.stage == "group":
         _refuse_unused(args, participant)
+    elif raw is not None:
+        raw_fmri.check_can_register(args)
+        raw_fmri.write_template(args.output, raw.template)
     scan_files.write_description(args.output, args.input, dataset.made_by)
     failures: list[Failure] = []
     if args.stage != "group":
-        failures = _participant_stage(args, dataset.scans, atlas, participant)
+        failures = _participant_stage(args, dataset.scans, atlas, participant, raw)
         if len(failures) == len(dataset.scans):
             return WRONG_INPUT if all(f.error == "InputError" for f in failures) else NOTHING_DONE
     if args.stage != "participant":
@@ -107,15 +113,18 @@ def _filter(args: argparse.Namespace) -> "ScanFilter":
     from bjepa.preproc.inputs import ScanFilter
     from bjepa.preproc.inputs.bids import read_bids_filter
 
+    wanted = raw_fmri.raw_wanted(args)
+    file = args.bids_filter_file
     return ScanFilter(
         participant_label=args.participant_label,
         session_label=args.session_label,
         task_id=args.task_id,
         run_id=args.run_id,
         space=args.space,
-        bids_filter=read_bids_filter(args.bids_filter_file) if args.bids_filter_file else {},
+        bids_filter=read_bids_filter(file, needed=not wanted.t1w_filter) if file else {},
         atlas=args.atlas,
         xcpd=args.xcpd,
+        raw=wanted,
     )
 
 
@@ -196,10 +205,11 @@ def _options(
 
 
 def _confounds(given: str | None, dataset: "Dataset") -> "str | dict[str, Any]":
-    """What is asked for; by default `simple` for the images of fMRIPrep, which are not cleaned yet."""
+    """What is asked for; by default `simple` for images of fMRIPrep and raw runs, not cleaned yet."""
     from bjepa.preproc.strategies import parse_strategy
 
-    to_clean = dataset.made_by.lower() == "fmriprep" and dataset.scans[0].kind != "series"
+    kind = dataset.scans[0].kind
+    to_clean = kind == "raw" or (dataset.made_by.lower() == "fmriprep" and kind != "series")
     return parse_strategy(given or ("simple" if to_clean else "none"))
 
 
@@ -318,6 +328,7 @@ def _group_stage(args: argparse.Namespace, atlas: "Atlas", options: "GroupOption
         watch.summary,
         watch.qc_table(),
         told_of_scans=watch.warnings.most_common(),
+        told_of_raw=watch.raw,
     )
     log.info(
         "%d scans in %s; look at %s.",

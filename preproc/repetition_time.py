@@ -35,7 +35,7 @@ def decide_t_r(source: ScanSource, header_t_r: float | None, given: float | None
             f"{source.path}: no usable repetition time (header: {found}; no sidecar).",
             hint="Give --t-r SECONDS.",
         )
-    if header_t_r == PLACE_HOLDER_T_R and source.kind == "volume":
+    if header_t_r == PLACE_HOLDER_T_R and source.kind in ("volume", "raw"):
         raise InputError(
             f"{source.path}: the header's t_r of exactly 1 s is what tools write when they do not know it.",
             hint="Give --t-r SECONDS (also if it is 1).",

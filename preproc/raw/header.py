@@ -1,13 +1,18 @@
 """What the header of a raw run forbids, and what it makes doubtful."""
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 from nibabel.affines import obliquity, voxel_sizes
+from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.stream import BoldFile
 
 MIN_FRAMES = 10
 PLAUSIBLE_VOXEL = (0.5, 10.0)  # mm; animals and phantoms lie below, a header without units above
+PLAUSIBLE_HEAD = (80.0, 500.0)  # mm, extent of a T1w image
 MIN_SLICES = 8  # fewer are a localiser or a partial slab that no registration can place
 
 _LARGE_VOXEL = 4.0  # mm
@@ -38,6 +43,30 @@ def check_raw_header(bold: BoldFile) -> None:
         raise InputError(
             f"{bold.path} has a grid of {bold.shape[:3]} voxels; {MIN_SLICES} along each axis are needed.",
             hint="A slab of the head cannot be registered; give runs that cover the brain.",
+        )
+
+
+def check_t1w_header(path: Path) -> None:
+    """Refuse a T1w image that is no oriented volume of a head. Raises InputError."""
+    try:
+        image = nib.load(path)
+    except Exception as error:  # nibabel raises many kinds for a broken file
+        raise InputError(f"{path} cannot be read as NIfTI ({error}).", hint="Copy it again.") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{path} is not a NIfTI volume.")
+    if len(image.shape) < 3 or image.shape[3:] not in ((), (1,)):
+        raise InputError(f"{path} must be a 3D volume, got shape {image.shape}.", hint="Give the T1w image.")
+    if not int(image.header["qform_code"]) and not int(image.header["sform_code"]):
+        raise InputError(
+            f"{path} has no orientation: qform_code and sform_code are both 0, left and right are unknown.",
+            hint="Restore the original header, or convert the image again.",
+        )
+    extent = voxel_sizes(image.affine) * image.shape[:3]  # (3,) mm
+    low, high = PLAUSIBLE_HEAD
+    if extent.min() < low or extent.max() > high:
+        raise InputError(
+            f"{path} covers {_mm(extent)} mm; {low:g} to {high:g} mm are plausible for a head.",
+            hint="Restore the original header, or give a T1w image of the whole brain.",
         )
 
 
@@ -75,5 +104,5 @@ def header_notes(bold: BoldFile, t_r: float) -> list[str]:
     return notes
 
 
-def _mm(sizes: np.ndarray) -> str:  # type: ignore[type-arg]
+def _mm(sizes: NDArray[np.float64]) -> str:
     return " x ".join(f"{size:.3g}" for size in sizes)

@@ -94,7 +94,9 @@ class Template:
         }
 
 
-def choose_template(given: Path | None = None, space: str | None = None) -> Template:
+def choose_template(
+    given: Path | None = None, space: str | None = None, *, name: str | None = None
+) -> Template:
     """The template to register to.
 
     Parameters
@@ -104,6 +106,8 @@ def choose_template(given: Path | None = None, space: str | None = None) -> Temp
         its last entity or word, FSL's `<name>_brain_mask`).
     space
         Of the atlas; None: as the template's. A file whose name does not say its space needs it.
+    name
+        The one of the known templates to take and no other: what was begun with it goes on with it.
 
     Raises
     ------
@@ -117,14 +121,19 @@ def choose_template(given: Path | None = None, space: str | None = None) -> Temp
             f"no template is known for --space {space}; known are {', '.join(BUNDLED_ERROR_MM)}.",
             hint="Give --template FILE: the skull-stripped T1w template of that space.",
         )
-    order = (_fsl, _templateflow_6) if space == SPACE_6 else (_templateflow_2009c,)
-    order += (_fsl,) if space is None else ()
-    for find in order:
+    order = [_fsl, _templateflow_6] if space == SPACE_6 else [_templateflow_2009c]
+    order += [_fsl] if space is None else []
+    for find in [] if name == BUNDLED else order:
         if (template := find()) is not None:
-            log.info("template: %s", template.choice)
+            log.info("template: %s.", template.choice)
             return template
+    if name not in (None, BUNDLED):
+        raise InputError(
+            f"the template {name} ({space}), which OUTPUT was begun with, is not to be had now.",
+            hint="Give --template with its file, or another OUTPUT.",
+        )
     template = _bundled(space or SPACE_2009C)
-    log.warning("template: %s", template.choice)
+    log.warning("template: %s.", template.choice)
     return template
 
 
@@ -136,8 +145,8 @@ def _given(path: Path, space: str | None) -> Template:
     named = space_in_name(path)
     if named and space and named != space:
         raise InputError(
-            f"--template {path.name} is in {named} by its name, --space says {space}.",
-            hint="Give the template of the atlas' space, or leave --space out.",
+            f"--template {path.name} is in {named} by its name, the atlas is in {space}.",
+            hint="Give the template of the atlas' space (--space), or another atlas.",
         )
     space = space or named
     if space is None or not is_label(space):
@@ -282,8 +291,8 @@ def _tissue_beside(path: Path, space: str) -> tuple[Path, Path]:
 def _probability(path: Path) -> nib.Nifti1Image:
     image = _load(path)
     values = np.asarray(image.dataobj, dtype=np.float32)
-    values = values / 255 if values.max() > 1.5 else values  # stored as bytes
-    return nib.Nifti1Image(np.clip(values, 0, 1), image.affine)
+    scale = np.float32(255 if values.max() > 1.5 else 1)  # stored as bytes
+    return nib.Nifti1Image(np.clip(values / scale, 0, 1), image.affine)
 
 
 def _load(path: Path) -> nib.Nifti1Image:
