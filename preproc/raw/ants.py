@@ -253,15 +253,15 @@ def _quiet(log: Path) -> Iterator[None]:
                 os.close(old)
 
 
-def write_matrix(path: Path, matrix: NDArray[np.float64]) -> None:
-    """Write a (4, 4) map of points, RAS mm, as ITK's text transform (LPS), whole or not at all."""
-    lps = _LPS @ matrix @ _LPS
-    numbers = " ".join(repr(float(value)) for value in [*lps[:3, :3].ravel(), *lps[:3, 3]])
-    write_text(
-        path,
-        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
-        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n",
-    )
+def write_matrix(path: Path, matrices: NDArray[np.float64]) -> None:
+    """Write one (4, 4) or several (n, 4, 4) maps of points, RAS mm, as ITK's text transform (LPS)."""
+    lines = ["#Insight Transform File V1.0\n"]
+    for number, matrix in enumerate(matrices.reshape(-1, 4, 4)):
+        lps = _LPS @ matrix @ _LPS
+        numbers = " ".join(repr(float(value)) for value in [*lps[:3, :3].ravel(), *lps[:3, 3]])
+        lines += [f"#Transform {number}\n", "Transform: AffineTransform_double_3_3\n"]
+        lines += [f"Parameters: {numbers}\n", "FixedParameters: 0 0 0\n"]
+    write_text(path, "".join(lines))
 
 
 def read_matrix(path: Path) -> NDArray[np.float64]:

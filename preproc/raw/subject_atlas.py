@@ -49,7 +49,8 @@ def region_coverage(atlas: Atlas, space: RunSpace, valid: NDArray[np.bool_]) -> 
     places = space.from_template(apply_affine(atlas.labels_img.affine, labelled))
     seen = values_at(valid, space.affine, places)
     total = np.bincount(region, minlength=atlas.n_rois)
-    return np.bincount(region, weights=seen, minlength=atlas.n_rois) / np.maximum(total, 1)
+    found = np.bincount(region, weights=seen, minlength=atlas.n_rois)
+    return np.asarray(found / np.maximum(total, 1), dtype=np.float64)
 
 
 def values_at(volume: NDArray, affine: NDArray[np.float64], points: Points) -> NDArray:  # type: ignore[type-arg]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bjepa.preproc.files import write_json
+from bjepa.preproc.files import sha256_of_file, write_json
 from bjepa.preproc.raw import stages
 from bjepa.preproc.raw.stages import content_sha256, finished, stage_key
 
@@ -39,9 +39,13 @@ def test_a_hash_follows_the_content_and_is_remembered(
     output, path = tmp_path / "out", tmp_path / "t1w.nii.gz"
     path.write_bytes(b"first")
     first = content_sha256(path, output)
-    calls = []
-    reads = stages.sha256_of_file
-    monkeypatch.setattr(stages, "sha256_of_file", lambda p: calls.append(p) or reads(p))
+    calls: list[Path] = []
+
+    def watched(read: Path) -> str:
+        calls.append(read)
+        return sha256_of_file(read)
+
+    monkeypatch.setattr(stages, "sha256_of_file", watched)
     assert content_sha256(path, output) == first and calls == []
     os.utime(path, ns=(1, 1))  # copied anew: read again, the same content
     assert content_sha256(path, output) == first and calls == [path]

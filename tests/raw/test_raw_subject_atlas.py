@@ -39,11 +39,11 @@ def atlas() -> Atlas:
 
 
 def moved(points: Points) -> Points:
-    return points + SHIFT
+    return np.asarray(points + SHIFT)
 
 
 def back(points: Points) -> Points:
-    return points - SHIFT
+    return np.asarray(points - SHIFT)
 
 
 def space(affine: np.ndarray = RUN_AFFINE, shape: tuple[int, int, int] = RUN_SHAPE) -> RunSpace:
