@@ -132,7 +132,7 @@ def _one_echo(scan: ScanSource, of_this_run: list[Path]) -> ScanSource:
             scan,
             error=scan.error
             or InputError(
-                f"{scan.path} is one of {len(of_this_run)} images of its run (multi-echo is not supported).",
+                f"{scan.path} is one of {len(of_this_run)} images of its run; echoes and parts are not combined.",
                 hint="Choose one with --bids-filter-file, for example "
                 f'{{"bold": {{"{differ}": "{entities.get(differ, "mag")}"}}}}, or use fMRIPrep.',
             ),
