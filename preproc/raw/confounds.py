@@ -135,7 +135,7 @@ class RunSignals:
         masks = _MEANS[name]
         told: dict[str, Any] = {"Voxels": sum(len(self._given[mask]) for mask in masks)}
         if (every := max(self._every[mask] for mask in masks)) > 1:
-            told["Description"] = f"Computed from every {every}th voxel: all would not fit in memory."
+            told["Description"] = f"Computed from one voxel in {every}: all would not fit in memory."
         return told
 
     def _drifts_and_components(
