@@ -93,11 +93,7 @@ def check_can_register(args: argparse.Namespace) -> None:
 
 
 def _refuse_for_others(args: argparse.Namespace, dataset: "Dataset") -> None:
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name, default in RAW_OPTIONS.items()
-        if getattr(args, name) != default
-    ]
+    given = [name for name, default in RAW_OPTIONS.items() if getattr(args, name) != default]
     if given:
         what = dataset.made_by or f"{dataset.scans[0].kind} files"
         raise InputError(

@@ -65,13 +65,10 @@ def _download(address: str, md5: str, path: Path) -> Path | None:
             address, known_hash=f"md5:{md5}", fname=path.name, path=path.parent, downloader=downloader
         )
     except Exception as error:  # requests, urllib3 and pooch raise their own kinds; a wrong hash a ValueError
-        log.warning("TemplateFlow cannot be reached (%s: %s).", type(error).__name__, _first_line(error))
+        log.warning("%s could not be had from TemplateFlow (%s).", path.name, type(error).__name__)
+        log.debug("%s", address, exc_info=True)
         return None
     return Path(got)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
 
 
 def _md5(path: Path) -> str:
