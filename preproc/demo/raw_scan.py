@@ -26,7 +26,7 @@ DROPOUT = (  # template mm: centre, widths, share of the signal that is lost
     ((46.0, 6.0, -38.0), (13.0, 16.0, 10.0), 0.6),
     ((-46.0, 6.0, -38.0), (13.0, 16.0, 10.0), 0.6),
 )
-PHYSIOLOGY_CSF, PHYSIOLOGY_WHITE = 0.03, 0.006  # standard deviation, share of the base
+PHYSIOLOGY_CSF, PHYSIOLOGY_WHITE = 0.01, 0.003  # standard deviation, share of the base
 GREY_LEVEL = 1000.0  # of a stored EPI; a stored T1w has 800 in white matter
 
 F32 = NDArray[np.float32]
