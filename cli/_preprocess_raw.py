@@ -130,7 +130,11 @@ def _refuse_for_raw(args: argparse.Namespace) -> None:
             "--confounds table is for tables of a manifest; that of a raw run has far too many columns.",
             hint="Give simple, scrubbing, compcor, 24p, 36p or a .json.",
         )
-    if lacking := [_NO_CONFOUNDS[c] for c in arguments_of(strategy)["strategy"] if c in _NO_CONFOUNDS]:
+    arguments = arguments_of(strategy)
+    lacking = [_NO_CONFOUNDS[name] for name in arguments["strategy"] if name in _NO_CONFOUNDS]
+    if str(arguments.get("compcor", "")).startswith("temporal"):
+        lacking.append("temporal CompCor")
+    if lacking:
         raise InputError(
             f"--confounds {args.confounds} needs {lacking[0]}, which is not run on raw data.",
             hint="Give simple, scrubbing, compcor, 24p or 36p, or use fMRIPrep.",

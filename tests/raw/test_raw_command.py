@@ -166,6 +166,7 @@ def test_options_of_raw_are_refused_for_others(
     ("options", "says"),
     [
         (["--confounds", "ica_aroma"], "needs ICA-AROMA, which is not run on raw data"),
+        (["--confounds", "TCOMPCOR"], "needs temporal CompCor, which is not run"),
         (["--confounds", "table"], "--confounds table is for tables of a manifest"),
         (["--space", "fsLR"], "raw runs are volumes"),
         (["--space", "MNI305"], "no template is known for --space MNI305"),
@@ -182,6 +183,9 @@ def test_refused_for_raw(
     says: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    file = tmp_path / "tcompcor.json"
+    file.write_text('{"strategy": ["high_pass", "compcor"], "compcor": "temporal_anat_combined"}')
+    options = [str(file) if option == "TCOMPCOR" else option for option in options]
     try:
         status = call(raw, tmp_path / "out", *atlas, "--dry-run", *options)
     except SystemExit as stopped:  # argparse
