@@ -12,7 +12,7 @@ from bjepa.preproc.stream import BoldFile
 
 MIN_FRAMES = 10
 PLAUSIBLE_VOXEL = (0.5, 10.0)  # mm; animals and phantoms lie below, a header without units above
-PLAUSIBLE_HEAD = (80.0, 500.0)  # mm, extent of a T1w image
+PLAUSIBLE_HEAD = (50.0, 600.0)  # mm, extent of a T1w image
 MIN_SLICES = 8  # fewer are a localiser or a partial slab that no registration can place
 
 _LARGE_VOXEL = 4.0  # mm

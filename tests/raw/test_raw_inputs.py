@@ -356,7 +356,7 @@ def test_headers_of_t1ws(tmp_path: Path) -> None:
     for name, shape, coded, says in (
         ("b", (60, 70, 50, 2), True, "must be a 3D volume"),
         ("c", (60, 70, 50), False, "no orientation"),
-        ("d", (20, 70, 50), True, "covers 60 x 210 x 200 mm"),
+        ("d", (16, 70, 50), True, "covers 48 x 210 x 200 mm"),
     ):
         with pytest.raises(InputError, match=says):
             check_t1w_header(image(tmp_path / f"{name}.nii.gz", shape, np.diag([3, 3, 4, 1.0]), coded=coded))
