@@ -1,4 +1,4 @@
-"""preproc/raw/confounds.py: nipype's numbers, fMRIPrep's names, nilearn's strategies, planted events, laws."""
+"""preproc/raw/confounds.py: nipype's numbers, fMRIPrep's names, nilearn's strategies, planted events."""
 
 import json
 import re
@@ -230,7 +230,7 @@ def test_every_strategy_loads(run: Run, made: tuple[pd.DataFrame, dict[str, Any]
         assert len(values) == T and kept.min() == N_FIRST + (preset == "scrubbing")
         assert preset != "scrubbing" or not {40, 41, 70, 71} & set(kept)
     # what was planted is gone from a voxel once the columns are regressed out
-    series = (50 * run.drift + 25 * run.pulse + 5 * np.random.default_rng(1).normal(size=T))[N_FIRST:]
+    series = (500 * run.drift + 25 * run.pulse + 5 * np.random.default_rng(1).normal(size=T))[N_FIRST:]
     values, _ = load_confounds_strategy(str(image), denoise_strategy="compcor")
     design = np.column_stack([values.to_numpy()[N_FIRST:], np.ones(T - N_FIRST)])
     left = series - design @ np.linalg.lstsq(design, series, rcond=None)[0]

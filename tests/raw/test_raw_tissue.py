@@ -128,11 +128,11 @@ def test_points_beyond_the_template_are_no_tissue(
     """A template that is cropped through the white matter: nothing wraps around."""
     grey, white, _ = head
     cropped = [nib.Nifti1Image(np.asarray(i.dataobj)[:, :60], AFFINE) for i in (grey, white)]
-    shape, affine = (60, 70, 60), np.diag([3.0, 3.0, 3.0, 1.0])
-    affine[:3, 3] = [-90, -125, -80]
+    shape, affine = (60, 85, 60), np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = [-90, -170, -80]
     found = tissue_masks(*cropped, lambda p: p, shape, affine, np.ones(shape, bool))
     y = _points(shape, affine)[found.wm][:, 1]
-    assert found.wm.any() and y.max() < -125 + 60 * 2.5
+    assert found.wm.any() and y.max() < -125 + 60 * 2.5 and y.min() > -95
 
 
 def test_nilearns_template_has_its_ventricles() -> None:
