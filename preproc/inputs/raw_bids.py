@@ -183,7 +183,7 @@ def slice_times_of(
             f"{path}: SliceTiming must be a list of seconds, 0 or more, got {str(times)[:80]}.",
             hint="Mend its sidecar, or leave out --slice-timing.",
         )
-    if t_r is not None and max(times) > t_r + 1e-3:
+    if t_r is not None and max(times) > t_r * (1 + 1e-6):
         raise InputError(
             f"{path}: SliceTiming reaches {max(times):g} s, RepetitionTime is {t_r:g} s.",
             hint="Seconds from the start of the volume are needed (not milliseconds).",

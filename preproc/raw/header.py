@@ -82,7 +82,7 @@ def check_slices(bold: BoldFile, times: tuple[float, ...], axis: int, t_r: float
             "times.",
             hint="Mend SliceTiming or SliceEncodingDirection of its sidecar, or leave out --slice-timing.",
         )
-    if max(times) > t_r + 1e-3:
+    if max(times) > t_r * (1 + 1e-6):
         raise InputError(
             f"{bold.path}: SliceTiming reaches {max(times):g} s, a volume takes {t_r:g} s.",
             hint="Seconds from the start of the volume are needed (not milliseconds).",
