@@ -143,7 +143,7 @@ class Foreign:
 
 def scan_paths(output: Path) -> list[str]:
     """JSON files of all finished scans, in scan_id order."""
-    found = output.glob("sub-*/**/func/*_timeseries.json")
+    found = output.glob("sub-*/**/func/*_seg-*_timeseries.json")
     return [str(path) for path in sorted(found, key=lambda path: (path.name, str(path)))]
 
 

@@ -46,7 +46,7 @@ def check_scans(
     rows = _rows(folder.scans)
     n_sources, absent = 0, list[Path]()
     met = set()
-    for path in sorted(output.glob("sub-*/**/func/*_timeseries.json")):
+    for path in sorted(output.glob("sub-*/**/func/*_seg-*_timeseries.json")):
         progress(path.name)
         scan_id = path.name.rsplit("_seg-", 1)[0]
         facts, problem = read_json(path, RUN_PARTICIPANT)

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,16 @@ def ants() -> None:
         pytest.skip("antspyx is not installed (pip install 'bjepa[raw]')")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _only_the_template_that_nilearn_brings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """On every machine the same: no FSL, an empty cache of TemplateFlow, and nobody who answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FSLDIR", raising=False)
+        patch.setenv("TEMPLATEFLOW_HOME", str(tmp_path_factory.mktemp("templateflow")))
+        patch.setattr("bjepa.preproc.raw.templateflow.ADDRESS", "http://127.0.0.1:9")
+        yield
+
+
 @dataclass(frozen=True)
 class SmallCohort:
     """Two simulated participants on coarse grids, the first with two runs, and the command's arguments."""
@@ -37,7 +48,8 @@ class SmallCohort:
             *(str(self.raw), str(output), *more),
             *("--atlas", str(self.atlas / "demo_dseg.nii.gz")),
             *("--atlas-labels", str(self.atlas / "demo_dseg.tsv"), "--space", "MNI152NLin2009cAsym"),
-            *("--sloppy", "--n-jobs", "1", "--log-level", "warning"),
+            *("--sloppy", "--n-jobs", "1", "--log-level", "warning", "--drop-initial", "auto"),
+            *(() if "--confounds" in more else ("--confounds", "none")),
         ]
 
 
