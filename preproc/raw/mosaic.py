@@ -122,7 +122,7 @@ def edges(plane: F, mm: float, *, strength: float, smooth: float) -> NDArray[np.
     crossing = np.zeros(plane.shape, dtype=bool)
     crossing[:, 1:] |= curve[:, 1:] != curve[:, :-1]
     crossing[1:] |= curve[1:] != curve[:-1]
-    return crossing & steep
+    return np.asarray(crossing & steep, dtype=bool)
 
 
 def outlines(labels: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -33,7 +33,7 @@ def draw_motion(path: Path, params: F, fd: F, dvars: F, n_non_steady: int, t_r: 
     minutes = np.arange(len(params)) * t_r / 60
     with style.context("default", after_reset=True):  # whatever the user's settings are
         figure = Figure(figsize=(_PIXELS[0] / _DPI, _PIXELS[1] / _DPI), dpi=_DPI, facecolor=_css(GROUND))
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         strips = figure.subplots(4, 1, sharex=True)
         figure.subplots_adjust(left=0.075, right=0.9, top=0.965, bottom=0.085, hspace=0.16)
         for strip in strips:

@@ -22,18 +22,18 @@ def series() -> NDArray[np.float32]:
     rng = np.random.default_rng(7)
     common = rng.normal(size=(T, 3)) @ rng.normal(size=(3, V)) * [[2.0]]
     values = common + rng.normal(size=(T, V)) + np.linspace(-3, 3, T)[:, None] * rng.normal(size=V)
-    values = (values * rng.uniform(1, 30, V) + rng.uniform(300, 900, V)).astype(np.float32)
-    values.flags.writeable = False
-    return values
+    found: NDArray[np.float32] = values * rng.uniform(1, 30, V) + rng.uniform(300, 900, V)
+    found = found.astype(np.float32)
+    found.flags.writeable = False
+    return found
 
 
 def _filtered(series: NDArray[np.float32], drifts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Steps 1 and 2 by least squares."""
     design = np.column_stack([drifts, np.ones(len(series))])
-    values = series.astype(np.float64)
+    values = np.asarray(series, dtype=np.float64)
     values = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-    filtered: NDArray[np.float64] = values / values.std(axis=0)
-    return filtered
+    return np.asarray(values / values.std(axis=0), dtype=np.float64)
 
 
 @pytest.mark.parametrize(("n", "t_r", "expected"), [(97, 2.3, 2), (490, 0.8, 5), (168, 2.0, 4), (40, 1.0, 0)])

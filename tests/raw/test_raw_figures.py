@@ -26,7 +26,7 @@ LIMIT = 150_000  # bytes
 
 
 def _at(shape: tuple[int, ...] = SHAPE, affine: NDArray[np.float64] = AFFINE) -> NDArray[np.float64]:
-    return apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+    return np.asarray(apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1)))
 
 
 def _ball(centre: Any, radius: float, **grid: Any) -> NDArray[np.bool_]:
@@ -245,7 +245,12 @@ def test_motion_is_drawn_in_mm_and_degrees(monkeypatch: pytest.MonkeyPatch, tmp_
 
     made: list[Any] = []
     subplots = Figure.subplots
-    monkeypatch.setattr(Figure, "subplots", lambda *a, **k: made.append(subplots(*a, **k)) or made[-1])
+
+    def kept(*given: Any, **more: Any) -> Any:
+        made.append(subplots(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(Figure, "subplots", kept)
     params, fd, dvars = _motion()
     fd[50], dvars[50] = 0.9, 2.0
     figures.draw_motion(tmp_path / "m.webp", params, fd, dvars, 3, 1.5)

@@ -18,7 +18,7 @@ AFFINE = np.array([[-3.0, 0, 0, 90], [0, 2.5, 0, -125], [0, 0, 2.8, -80], [0, 0,
 
 
 def _points(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    return apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+    return np.asarray(apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1)))
 
 
 def _inside(points: NDArray[np.float64], centre: list[float], radii: list[float]) -> NDArray[np.bool_]:
@@ -130,7 +130,7 @@ def test_points_beyond_the_template_are_no_tissue(
     cropped = [nib.Nifti1Image(np.asarray(i.dataobj)[:, :60], AFFINE) for i in (grey, white)]
     shape, affine = (60, 85, 60), np.diag([3.0, 3.0, 3.0, 1.0])
     affine[:3, 3] = [-90, -170, -80]
-    found = tissue_masks(*cropped, lambda p: p, shape, affine, np.ones(shape, bool))
+    found = tissue_masks(cropped[0], cropped[1], lambda p: p, shape, affine, np.ones(shape, bool))
     y = _points(shape, affine)[found.wm][:, 1]
     assert found.wm.any() and y.max() < -125 + 60 * 2.5 and y.min() > -95
 
