@@ -3,9 +3,9 @@
     frame_t(q) = receive(q) (anatomy_t * PSF)(matrices[t]⁻¹ q) + Rician noise       q: mm in the scanner
     anatomy_t(x) = base(x) (1 + 0.02 gain s_region(t) + physiology(x, t))          x: mm in the reference
 
-The anatomy is known on a grid of 2 mm and continued by cubic B-splines that do not interpolate, which is the
-same as a point spread of 2.7 mm (full width at half maximum): a frame is one exact reading of it, whatever
-the motion. Every slice reads the signals of its own time. `base` is EPI-like (grey brighter than white, CSF
+The anatomy is known on a grid 1.5 times as fine as the run's and continued by cubic B-splines that do not
+interpolate: the same as a point spread of 0.9 voxels (full width at half maximum). A frame is one exact
+reading of it, whatever the motion. Every slice reads the signals of its own time. `base` is EPI-like (grey brighter than white, CSF
 bright, scalp faint), with signal lost over the nasal air and, if asked for, shifted along the phase axis.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 
 from bjepa.preproc.demo.raw_head import Head, Shape, grid_points, rotation
 from bjepa.preproc.raw.displacement import Displacement
 
-FINE = 2.0  # mm, grid of the anatomy
+FINE = 2 / 3  # voxels, grid of the anatomy
 FLUCTUATION = 0.02  # of the base, at gain 1
 DROPOUT = (  # template mm: centre, widths, share of the signal that is lost
     ((0.0, 38.0, -24.0), (22.0, 16.0, 11.0), 0.75),
@@ -93,16 +93,16 @@ def make_scene(
     dropout: bool,
     distortion_mm: float,
 ) -> Scene:
-    """The anatomy that a BOLD run reads, on a grid of 2 mm that covers the run and 12 mm more.
+    """The anatomy that a BOLD run reads, on a finer grid that covers the run and 12 mm more.
 
     `to_t1w` (4, 4): reference mm to T1w mm. `labels_img`: the atlas, in the template's space.
     """
     zooms = np.linalg.norm(bold_affine[:3, :3], axis=0)
     span = (np.array(bold_shape) - 1) * zooms + 24
-    n_fine = tuple(int(n) for n in np.ceil(span / FINE) + 1)
-    axes = bold_affine[:3, :3] / zooms
+    n_fine = tuple(int(n) for n in np.ceil(span / (FINE * zooms)) + 1)
+    axes = bold_affine[:3, :3] * FINE
     middle = apply_affine(bold_affine, (np.array(bold_shape) - 1) / 2)
-    affine = nib.affines.from_matvec(axes * FINE, middle - axes @ (np.array(n_fine) - 1) * FINE / 2)
+    affine = nib.affines.from_matvec(axes, middle - axes @ (np.array(n_fine) - 1) / 2)
 
     points = grid_points(n_fine, affine)
     template = template_points(points, to_template, to_t1w, bold_affine, distortion_mm)
@@ -271,7 +271,7 @@ def _physiology(
     waves = rng.standard_normal((n_frames, 5))
     waves[:, 3:] = gaussian_filter1d(waves[:, 3:], 2.0, axis=0)
     waves /= waves.std(axis=0)
-    points = np.stack(np.unravel_index(inside, scene.base.shape), axis=1) * FINE
+    points = np.stack(np.unravel_index(inside, scene.base.shape), axis=1) * voxel_sizes(scene.affine)
     vectors = rng.standard_normal((3, 5)) * 2 * np.pi / 150
     patterns = np.cos(points @ vectors + rng.uniform(0, 2 * np.pi, 5))
     patterns[:, :3] *= PHYSIOLOGY_CSF * scene.csf.ravel()[inside, None]
