@@ -37,11 +37,13 @@ from bjepa.preproc.raw.template import Template
 from bjepa.preproc.raw.work_grid import (
     Grid,
     corners,
+    corners_of,
     grid_around,
     grid_of,
     points_in_mask,
     resample,
     sample,
+    widened,
 )
 
 log = logging.getLogger(__name__)
@@ -110,7 +112,8 @@ def prepare_anatomy(
     except RegistrationError as error:
         raise InputError(
             f"{t1w} could not be registered to {template.name} ({error}).",
-            hint="Check that it shows a head, is oriented rightly and T1-weighted; a brain mask (--t1-mask) helps.",
+            hint="Check that it shows a head, oriented rightly and T1-weighted; a brain mask (--t1-mask) "
+            "helps.",
         ) from error
 
 
@@ -123,8 +126,8 @@ def prepare_without_t1w(
 ) -> Anatomy:
     """Register a run's reference image to the template itself: a similarity map (rigid and one scale).
 
-    The boldref stands for the T1w in what is returned. Low quality: 4 to 5 mm off on a real pair, for the
-    echo-planar image is distorted and its contrast another; a warp would follow the distortion, not the brain.
+    The boldref stands for the T1w in what is returned. Low quality: 4 to 5 mm off on a real pair, for
+    the echo-planar image is distorted and its contrast another.
     Raises InputError for an empty mask or a registration that failed.
     """
     brain = template.brain()
@@ -165,7 +168,7 @@ class _Registration:
         if known is None:
             mask = self._from_template(t1w, rough, matrix)
             matrix = self._affine(t1w, mask, matrix)
-        fixed, fixed_mask = self._fixed(t1w, mask, matrix)
+        fixed = self._fixed(t1w, mask, matrix)
         iterations = (20, 5) if self.sloppy else (40, 20, 8)
         warp = self.ants.warp(fixed, self.moving, iterations, start=matrix)
         to_template, from_template = self._fields(warp, mask)
@@ -187,7 +190,7 @@ class _Registration:
         whole = grid_around(self._both(bold_mask, matrix), self.mm, _FIELD_MARGIN)
         on_template = grid_around(self.brain_points, self.mm, _FIELD_MARGIN)
         to_template = linear_displacement(matrix, whole)
-        from_template = linear_displacement(np.linalg.inv(matrix), on_template)
+        from_template = linear_displacement(np.asarray(np.linalg.inv(matrix), dtype=np.float64), on_template)
         image = masked(boldref, None)
         return Anatomy(
             t1w=image,
@@ -209,26 +212,24 @@ class _Registration:
         rigid = coregister_with(self.ants, boldref, bold_mask, t1w, None, sloppy=self.sloppy).matrix
         placed = nib.Nifti1Image(np.asarray(bold_mask.dataobj, dtype=np.float32), rigid @ bold_mask.affine)
         grid = grid_around(points_in_mask(placed), 2.0, 2 * _SCALP_MM)
-        return resample_mask(_widened(resample_mask(placed, grid), _SCALP_MM), grid_of(t1w))
+        return resample_mask(widened(resample_mask(placed, grid), _SCALP_MM), grid_of(t1w))
 
     def _from_template(
         self, t1w: nib.Nifti1Image, rough: nib.Nifti1Image, matrix: NDArray[np.float64]
     ) -> nib.Nifti1Image:
         """The template's brain mask laid back by a quick warp."""
-        fixed, _ = self._fixed(t1w, rough, matrix, mm=4.0)
+        fixed = self._fixed(t1w, rough, matrix, mm=4.0)
         warp = self.ants.warp(fixed, self.moving, (20, 10), start=matrix, metric="mattes")
         return self._template_mask_on(grid_of(t1w), self._fields(warp, rough)[0])
 
     def _template_mask_on(self, grid: Grid, to_template: Displacement) -> nib.Nifti1Image:
-        values = np.zeros(grid.shape, dtype=np.uint8)
-        for i in range(grid.shape[0]):  # a slice at a time: the points of a whole T1w are 150 MB
-            voxels = np.stack(np.meshgrid(i, *map(np.arange, grid.shape[1:]), indexing="ij"), axis=-1)
-            points = to_template(apply_affine(grid.affine, voxels.reshape(-1, 3)))
-            values[i] = sample(self.brain_mask, points, order=1).reshape(grid.shape[1:]) > 0.5
-        return nib.Nifti1Image(largest_piece(values > 0).astype(np.uint8), grid.affine)
+        coarse = grid_around(corners_of(to_template.field.shape, to_template.affine), _WORK_MM, 0.0)
+        inside = coarse.image(sample(self.brain_mask, to_template(coarse.points())).astype(np.float32))
+        values = np.asarray(resample(inside, grid).dataobj) > 0.5
+        return nib.Nifti1Image(largest_piece(values).astype(np.uint8), grid.affine)
 
     def _bias_corrected(self, t1w: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
-        """The whole image divided by the smooth gain that N4 finds within the brain, whose mean there is 1."""
+        """The whole image divided by the smooth gain that N4 finds within the brain (mean 1 there)."""
         grid = grid_around(points_in_mask(mask), self.mm, 4.0)
         inside = resample_mask(mask, grid)
         iterations = (20, 20) if self.sloppy else (50, 50, 30)
@@ -249,7 +250,7 @@ class _Registration:
         """(4, 4) T1w point -> template point."""
         brain = points_in_mask(mask)
         grid = grid_around(brain, self.mm, _DOMAIN_MARGIN)
-        fixed, fixed_mask = resample(masked(t1w, mask), grid), _widened(resample_mask(mask, grid), 6.0)
+        fixed, fixed_mask = resample(masked(t1w, mask), grid), widened(resample_mask(mask, grid), 6.0)
         if start is None:
             goal = self.brain_points.mean(axis=0)
             together = shifted(goal - brain.mean(axis=0))
@@ -283,9 +284,9 @@ class _Registration:
         mask: nib.Nifti1Image,
         matrix: NDArray[np.float64],
         mm: float | None = None,
-    ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    ) -> nib.Nifti1Image:
         grid = grid_around(self._both(mask, matrix), mm or self.mm, _DOMAIN_MARGIN)
-        return resample(masked(t1w, mask), grid), resample_mask(mask, grid)
+        return resample(masked(t1w, mask), grid)
 
     def _fields(self, warp: Warp, mask: nib.Nifti1Image) -> tuple[Displacement, Displacement]:
         there = grid_around(self._both(mask, warp.matrix), self.mm, _FIELD_MARGIN)
@@ -313,7 +314,7 @@ class _Registration:
         values = np.asarray(resample(t1w, grid).dataobj, dtype=np.float64)[np.asarray(inside.dataobj) > 0]
         stretch = np.linalg.svd(matrix[:3, :3], compute_uv=False)
         seen = mask if stripped else _nonzero(t1w)
-        seen = _widened(resample_mask(seen, grid_around(points_in_mask(mask), 4.0, 24.0)), 4.0)
+        seen = widened(resample_mask(seen, grid_around(points_in_mask(mask), 4.0, 24.0)), 4.0)
         change = jacobian(to_template)
         found = nib.Nifti1Image(change, to_template.affine)
         low, high = np.percentile(sample(found, points), [1, 99])
@@ -335,7 +336,7 @@ def resample_mask(mask: nib.Nifti1Image, grid: Grid) -> nib.Nifti1Image:
 
 
 def divided(t1w: nib.Nifti1Image, log_gain: nib.Nifti1Image) -> nib.Nifti1Image:
-    """`t1w` over the exponential of a smooth image on another grid, beyond which its border goes on. float32."""
+    """`t1w` over the exponential of a smooth image on another grid, beyond it as at its border."""
     from scipy.ndimage import affine_transform
 
     data = np.asarray(t1w.dataobj, dtype=np.float32)
@@ -367,15 +368,6 @@ def jacobian(field: Displacement) -> NDArray[np.float32]:
 def litres(mask: nib.Nifti1Image) -> float:
     """Volume of a mask."""
     return float((np.asarray(mask.dataobj) > 0).sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1e6)
-
-
-def _widened(mask: nib.Nifti1Image, mm: float) -> nib.Nifti1Image:
-    """All voxels within `mm` of the mask."""
-    from scipy.ndimage import distance_transform_edt
-
-    sizes = np.linalg.norm(mask.affine[:3, :3], axis=0)
-    away = distance_transform_edt(np.asarray(mask.dataobj) == 0, sampling=sizes)
-    return nib.Nifti1Image((away <= mm).astype(np.uint8), mask.affine)
 
 
 def _nonzero(t1w: nib.Nifti1Image) -> nib.Nifti1Image:

@@ -1,8 +1,8 @@
 """The registration library, antspyx: threads, seed, images in and out, transforms in our coordinates.
 
-ITK reads `ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS` once in the life of a process, when the first filter runs, and
-offers no way to change it later; ANTs reads `ANTS_RANDOM_SEED` at each registration. With one thread and the
-same seed results are the same to the last bit; with more threads sums differ in their last bits.
+ITK reads `ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS` once in the life of a process, when the first filter runs,
+and offers no way to change it later; ANTs reads `ANTS_RANDOM_SEED` at each registration. With one thread and
+the same seed results are the same to the last bit; with more threads sums differ in their last bits.
 Everything here takes and gives RAS millimetres; ITK's LPS does not leave this file.
 """
 
@@ -39,7 +39,7 @@ class RegistrationError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Coarse to fine: at each level how many iterations, shrunk by what factor, smoothed with what sigma (voxels)."""
+    """Coarse to fine: each level's iterations, factor to shrink by, sigma (voxels) to smooth with."""
 
     iterations: tuple[int, ...]
     shrink: tuple[int, ...]
@@ -111,7 +111,7 @@ class Ants:
         start: NDArray[np.float64],
         mask: nib.Nifti1Image | None = None,
     ) -> NDArray[np.float64]:
-        """The (4, 4) map of fixed to moving points, RAS mm, that makes mutual information largest near `start`."""
+        """(4, 4) map of fixed to moving points, RAS mm, of the largest mutual information near `start`."""
         found = self._register(
             fixed,
             moving,
@@ -214,8 +214,8 @@ def ants_session(threads: int, seed: int) -> Iterator[Ants]:
     global _threads_of_process
     if _threads_of_process not in (None, threads):
         raise InputError(
-            f"registration runs with {_threads_of_process} threads in this process, now {threads} are asked for; "
-            "the library cannot change them.",
+            f"registration runs with {_threads_of_process} threads in this process, now {threads} are asked "
+            "for; the library cannot change them.",
             hint="Start a new Python process, or keep omp_threads.",
         )
     before = {name: os.environ.get(name) for name in (_THREADS, _SEED)}
@@ -265,7 +265,7 @@ def write_matrix(path: Path, matrices: NDArray[np.float64]) -> None:
 
 
 def read_matrix(path: Path) -> NDArray[np.float64]:
-    """Read what `write_matrix` or ITK wrote: one affine or matrix-offset transform as text. (4, 4), RAS mm."""
+    """Read one affine transform that `write_matrix` or ITK wrote as text: (4, 4), RAS mm."""
     lines: dict[str, list[float]] = {}
     with contextlib.suppress(ValueError, UnicodeDecodeError):
         for line in path.read_text(encoding="utf-8").splitlines():

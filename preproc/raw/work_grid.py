@@ -47,10 +47,15 @@ def grid_around(points: NDArray[np.float64], voxel_size: float, margin: float) -
     return Grid((int(steps[0]), int(steps[1]), int(steps[2])), affine)
 
 
+def corners_of(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(8, 3) mm, the centres of the voxels at the corners of a grid."""
+    ends = np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]], indexing="ij")).reshape(3, -1).T
+    return np.asarray(apply_affine(affine, ends), dtype=np.float64)
+
+
 def corners(image: nib.Nifti1Image) -> NDArray[np.float64]:
-    """(8, 3) mm, the centres of the voxels at the corners of an image."""
-    ends = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]], indexing="ij")).reshape(3, -1).T
-    return np.asarray(apply_affine(image.affine, ends), dtype=np.float64)
+    """`corners_of` an image."""
+    return corners_of(image.shape, image.affine)
 
 
 def points_in_mask(mask: nib.Nifti1Image) -> NDArray[np.float64]:
@@ -61,8 +66,8 @@ def points_in_mask(mask: nib.Nifti1Image) -> NDArray[np.float64]:
 def resample(image: nib.Nifti1Image, grid: Grid, *, order: int = 1) -> nib.Nifti1Image:
     """`image` on `grid`, float32, 0 outside its field of view.
 
-    order 1 is linear, after a Gaussian that removes what the coarser grid cannot hold (per axis, full width at
-    half maximum = root of the difference of the squared voxel sizes); order 0 takes the nearest voxel.
+    order 1 is linear, after a Gaussian that removes what the coarser grid cannot hold (per axis, full width
+    at half maximum = root of the difference of the squared voxel sizes); order 0 takes the nearest voxel.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
@@ -86,3 +91,11 @@ def sample(image: nib.Nifti1Image, points: NDArray[np.float64], *, order: int = 
     voxels = apply_affine(np.linalg.inv(image.affine), points).T
     data = np.asarray(image.dataobj, dtype=np.float32)
     return np.asarray(map_coordinates(data, voxels, order=order, mode="constant", output=np.float64))
+
+
+def widened(mask: nib.Nifti1Image, mm: float) -> nib.Nifti1Image:
+    """All voxels of its grid within `mm` of a mask, uint8."""
+    from scipy.ndimage import distance_transform_edt
+
+    away = distance_transform_edt(np.asarray(mask.dataobj) == 0, sampling=voxel_sizes(mask.affine))
+    return nib.Nifti1Image((away <= mm).astype(np.uint8), mask.affine)
