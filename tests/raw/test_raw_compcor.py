@@ -22,8 +22,7 @@ def series() -> NDArray[np.float32]:
     rng = np.random.default_rng(7)
     common = rng.normal(size=(T, 3)) @ rng.normal(size=(3, V)) * [[2.0]]
     values = common + rng.normal(size=(T, V)) + np.linspace(-3, 3, T)[:, None] * rng.normal(size=V)
-    found: NDArray[np.float32] = values * rng.uniform(1, 30, V) + rng.uniform(300, 900, V)
-    found = found.astype(np.float32)
+    found = np.asarray(values * rng.uniform(1, 30, V) + rng.uniform(300, 900, V), dtype=np.float32)
     found.flags.writeable = False
     return found
 
