@@ -150,7 +150,7 @@ def write_raw_cohort(
     protocol: RawProtocol | None = None,
     progress: Callable[[Sequence[int]], Sequence[int]] = lambda numbers: numbers,
 ) -> list[RawTruth]:
-    """Simulate participants `first`, `first` + 1, ... and write the files above; one run in memory at a time.
+    """Simulate participants `first`, `first` + 1, ... and write (or add) them; one run in memory at a time.
 
     Parameters
     ----------
@@ -348,8 +348,12 @@ def _write_about(folder: Path, truths: Sequence[RawTruth]) -> None:
         folder / "dataset_description.json", {"Name": name, "BIDSVersion": "1.9.0", "DatasetType": "raw"}
     )
     write_text(folder / "README", f"{name}. {SIMULATED}\n")
-    rows = [f"{one.participant_id}\t{one.age}\t{one.sex}\n" for one in truths]
-    write_text(folder / "participants.tsv", "participant_id\tage\tsex\n" + "".join(rows))
+    table, header = folder / "participants.tsv", "participant_id\tage\tsex"
+    rows = {}
+    if table.is_file():  # of an earlier call, with another `first`
+        rows = {line.split("\t")[0]: line for line in table.read_text(encoding="utf-8").splitlines()[1:]}
+    rows |= {one.participant_id: f"{one.participant_id}\t{one.age}\t{one.sex}" for one in truths}
+    write_text(table, "\n".join([header, *(rows[name] for name in sorted(rows))]) + "\n")
     columns = {
         "age": {"Description": "Simulated age", "Units": "year"},
         "sex": {"Description": "Simulated sex", "Levels": {"F": "female", "M": "male"}},

@@ -5,8 +5,9 @@
 
 The anatomy is known on a grid 1.5 times as fine as the run's and continued by cubic B-splines that do not
 interpolate: the same as a point spread of 0.9 voxels (full width at half maximum). A frame is one exact
-reading of it, whatever the motion. Every slice reads the signals of its own time. `base` is EPI-like (grey brighter than white, CSF
-bright, scalp faint), with signal lost over the nasal air and, if asked for, shifted along the phase axis.
+reading of it, whatever the motion, and every slice reads the signals of its own time. `base` is EPI-like
+(grey brighter than white, CSF bright, scalp faint), with signal lost over the nasal air and, if asked for,
+shifted along the phase axis.
 """
 
 from dataclasses import dataclass

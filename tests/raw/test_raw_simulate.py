@@ -75,6 +75,11 @@ def test_same_seed_same_bytes_and_participants_do_not_depend_on_each_other(
     for path in (again[0].t1w, again[0].runs[0].path):
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes()
     np.testing.assert_array_equal(again[0].to_template.field, cohort[1].to_template.field)
+    small = replace(COARSE, t1w_zooms=(8, 8, 8), bold_shape=(6, 5, 4))
+    write_raw_cohort(
+        tmp_path, atlas_labels=demo_labels(), n_participants=1, n_frames=10, seed=3, protocol=small
+    )
+    assert (tmp_path / "participants.tsv").read_text() == (folder / "participants.tsv").read_text()
 
 
 def test_matrices_say_where_the_head_went(cohort: list[RawTruth]) -> None:
