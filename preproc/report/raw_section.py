@@ -132,7 +132,7 @@ def _told_template(raw: Mapping[str, Any]) -> str:
     name, error = str(raw.get("template", "")), raw.get("template_error_mm")
     if error is None:
         return f"{name} (distance from the atlas' template not known)"
-    return f"{name} (about {error:.1f} mm from the atlas' template)" if error else f"{name} (the atlas' own)"
+    return f"{name} (about {error:g} mm from the atlas' template)" if error else f"{name} (the atlas' own)"
 
 
 def _number(value: Any) -> float | None:

@@ -127,7 +127,7 @@ def test_measures_verdicts_and_templates_are_told(cohort: SimpleNamespace) -> No
     assert [scan["low"] for scan in raw["scans"]] == [False, False, False, True]
     assert "4 runs were read raw" in page and "1 has a measure beyond a limit" in page
     assert "1 had no T1w image" in page
-    assert "Template of 3 runs: MNI152NLin2009aSym (about 1.6 mm from the atlas&#39; template)" in page
+    assert "Template of 3 runs: MNI152NLin2009aSym (about 1.55 mm from the atlas&#39; template)" in page
     assert "Template of 1 run: MNI152NLin2009aSym (distance from the atlas&#39; template not known)" in page
     assert NASTY not in page
 
