@@ -5,7 +5,7 @@ import importlib.util
 import json
 import logging
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,32 @@ log = logging.getLogger(PROG)
 
 # of load_confounds: what is not in the table that is written for a raw run
 _NO_CONFOUNDS = {"ica_aroma": "ICA-AROMA", "tedana": "tedana"}
+
+
+# options that decide the numbers of a raw run -> their names in `flat_setup` and `flat_facts`
+OF_A_SCAN = {
+    "template": "raw.template",
+    "allow_no_t1w": "raw.allow_no_t1w",
+    "slice_timing": "raw.slice_timing",
+    "omp_threads": "raw.omp_threads",
+    "sloppy": "raw.sloppy",
+}
+
+
+def flat_setup(setup: "RawSetup | None") -> dict[str, Any]:
+    """Template and options of this call."""
+    if setup is None:
+        return {}
+    options = {f"raw.{name}": value for name, value in asdict(setup.options).items()}
+    return options | {"raw.template": setup.template.sha256}
+
+
+def flat_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """The same, as a scan was done with it; nothing of a scan that was not raw."""
+    if "raw" not in facts:
+        return {}
+    options = {f"raw.{name}": value for name, value in facts["raw"]["options"].items()}
+    return options | {"raw.template": facts["raw"]["template_sha256"]}
 
 
 def raw_wanted(args: argparse.Namespace) -> "RawWanted":

@@ -75,11 +75,12 @@ def _preprocess(args: argparse.Namespace) -> int:
 
     scan_files.check_output_is_ours(args.output)
     if args.stage == "group":
-        _refuse_unused(args, participant)
+        _refuse_unused(args, participant, raw)
     elif raw is not None:
         raw_fmri.check_can_register(args)
-        raw_fmri.write_template(args.output, raw.template)
     scan_files.write_description(args.output, args.input, dataset.made_by)
+    if args.stage != "group" and raw is not None:
+        raw_fmri.write_template(args.output, raw.template)
     failures: list[Failure] = []
     if args.stage != "group":
         failures = _participant_stage(args, dataset.scans, atlas, participant, raw)
@@ -213,26 +214,28 @@ def _confounds(given: str | None, dataset: "Dataset") -> "str | dict[str, Any]":
     return parse_strategy(given or ("simple" if to_clean else "none"))
 
 
-def _refuse_unused(args: argparse.Namespace, options: "ParticipantOptions") -> None:
+def _refuse_unused(args: argparse.Namespace, options: "ParticipantOptions", raw: "RawSetup | None") -> None:
     """Options of the stage participant that are given to the stage group must be those its scans have."""
     from dataclasses import asdict
 
     from bjepa.preproc.scan_files import read_facts
     from bjepa.preproc.scan_records import scan_paths
 
-    if filters := [name for name in FILTERS if getattr(args, name)]:
+    if filters := [name for name in (*FILTERS, "t1_mask") if getattr(args, name)]:
         log.warning(
             "%s: the stage 'group' takes every finished scan of %s.", _options_of(filters), args.output
         )
     paths = scan_paths(args.output)
     defaults = parser()
-    given = [name for name in OF_A_SCAN if getattr(args, name) != defaults.get_default(name)]
+    of_a_scan = OF_A_SCAN | (raw_fmri.OF_A_SCAN if raw is not None else {})
+    given = [name for name in of_a_scan if getattr(args, name) != defaults.get_default(name)]
     if not (given and paths):
         return
-    done = _flat(read_facts(Path(paths[0]))["options"])
-    wanted = _flat(asdict(options))
+    facts = read_facts(Path(paths[0]))
+    done = _flat(facts["options"]) | raw_fmri.flat_facts(facts)
+    wanted = _flat(asdict(options)) | raw_fmri.flat_setup(raw)
     for name in given:
-        key = OF_A_SCAN[name]
+        key = of_a_scan[name]
         if json.dumps(wanted[key]) != json.dumps(done.get(key)):
             raise InputError(
                 f"{_options_of([name])} {getattr(args, name)} belongs to the stage 'participant'; the scans "

@@ -105,6 +105,7 @@ def prepare_run(
             "template": setup.template.name,
             "low_quality": participant.low_quality,
             "slice_timing": slice_timing is not None,
+            "options": asdict(setup.options),
             "n_non_steady": reference.n_non_steady,
             "metrics": participant.anatomy.metrics | registered.metrics,
             "findings": [asdict(finding) for finding in findings],

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,35 @@ def test_the_template_that_an_output_was_begun_with_is_kept(
     nib.save(nib.Nifti1Image(np.asarray(values.dataobj) // 2, values.affine), fsl)
     with pytest.raises(InputError, match=r"was begun with FSL's.*Give --template"):
         raw_fmri.raw_setup(args, dataset)
+
+
+def test_the_group_stage_refuses_what_its_scans_were_not_done_with(
+    raw: Path,
+    atlas: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from bjepa.cli import preprocess
+    from bjepa.preproc import scan_files, scan_records
+
+    setup = raw_fmri.raw_setup(
+        parser().parse_args([str(raw), "out", "--sloppy"]), find_scans(raw, ScanFilter())
+    )
+    assert setup is not None
+    told = {"template_sha256": setup.template.sha256, "options": asdict(setup.options)}
+    monkeypatch.setattr(scan_records, "scan_paths", lambda _: ["scan"])
+    monkeypatch.setattr(scan_files, "read_facts", lambda _: {"options": {}, "raw": told})
+    monkeypatch.setattr(preprocess, "_group_stage", lambda *_: None)
+    assert call(raw, tmp_path / "out", "group", *atlas, "--sloppy") == 0
+    own = tmp_path / f"tpl-{SPACE}_T1w.nii.gz"
+    image = nib.load(setup.template.path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) // 2, image.affine), own)
+    for option in (["--slice-timing"], ["--allow-no-t1w"], ["--omp-threads", "2"], ["--template", str(own)]):
+        assert call(raw, tmp_path / "out", "group", *atlas, *option) == 2
+        assert f"{option[0]} " in (said := capsys.readouterr().err) and "belongs to the stage" in said
+    assert call(raw, tmp_path / "out", "group", *atlas, "--t1-mask", "{t1w}*_mask.nii") == 0
+    assert "--t1-mask: the stage 'group' takes every finished scan" in capsys.readouterr().err
 
 
 def test_help_shows_raw_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,7 @@ def test_runs_of_a_raw_folder_and_nothing_else(tmp_path: Path) -> None:
         "sub-1/ses-a/func/sub-1_ses-a_task-rest_space-T1w_bold.nii.gz",
         "sub-1/ses-a/dwi/sub-1_ses-a_task-rest_bold.nii.gz",
         "sub-1/ses-b/func/sub-1_ses-a_task-rest_bold.nii.gz",
+        "sub-03/func/sub-02_task-rest_bold.nii.gz",
     ):
         touch(root / elsewhere)
     found = find_scans(root, ALL)
