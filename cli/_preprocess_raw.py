@@ -47,7 +47,7 @@ def flat_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """The same, as a scan was done with it; nothing of a scan that was not raw."""
     if "raw" not in facts:
         return {}
-    options = {f"raw.{name}": value for name, value in facts["raw"]["options"].items()}
+    options = {f"raw.{name}": value for name, value in facts["raw"].get("options", {}).items()}
     return options | {"raw.template": facts["raw"]["template_sha256"]}
 
 
@@ -100,12 +100,18 @@ def in_template_space(dataset: "Dataset", setup: "RawSetup | None") -> "Dataset"
 
 
 def check_can_register(args: argparse.Namespace) -> None:
-    """Refuse before the work begins where antspyx is not installed; warn of more threads than cores."""
+    """Refuse before the work begins where antspyx is not installed; warn of more threads than cores.
+
+    A dry run is told, and goes on: it may be made on another machine than the run.
+    """
     if importlib.util.find_spec("ants") is None:
-        raise InputError(
+        error = InputError(
             "raw fMRI needs antspyx, which is not installed.",
             hint="pip install 'bjepa[raw]' (Python 3.11 to 3.13), or give preprocessed scans.",
         )
+        if not args.dry_run:
+            raise error
+        log.warning("%s", error)
     cores = os.cpu_count() or 1
     n_jobs = cores if args.n_jobs == -1 else args.n_jobs
     if args.dask is None and n_jobs * args.omp_threads > max(cores, n_jobs):

@@ -70,14 +70,14 @@ def _preprocess(args: argparse.Namespace) -> int:
     atlas = _atlas(args, dataset.scans)
     participant, group = _options(args, dataset, atlas)
     check_exports(atlas.table, args.export)
+    if raw is not None and args.stage != "group":
+        raw_fmri.check_can_register(args)
     if args.dry_run:
         return list_plan(dataset.scans, atlas, participant, group, raw)
 
     scan_files.check_output_is_ours(args.output)
     if args.stage == "group":
         _refuse_unused(args, participant, raw)
-    elif raw is not None:
-        raw_fmri.check_can_register(args)
     scan_files.write_description(args.output, args.input, dataset.made_by)
     if args.stage != "group" and raw is not None:
         raw_fmri.write_template(args.output, raw.template)

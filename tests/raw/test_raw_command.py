@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 
 from bjepa.cli import _preprocess_raw as raw_fmri
-from bjepa.cli._preprocess_options import RAW_OPTIONS, parser
+from bjepa.cli._preprocess_options import EXAMPLES, RAW_OPTIONS, parser
 from bjepa.cli.preprocess import main
 from bjepa.preproc import InputError
 from bjepa.preproc.inputs import find_scans
 from bjepa.preproc.inputs.source import ScanFilter
 from bjepa.preproc.raw.options import RawOptions
+from bjepa.preproc.raw.template import BUNDLED, choose_template
 
 SPACE = "MNI152NLin2009cAsym"
 BOLD = np.array([[0, -4.2, 0, 20], [4.0, 0, 0, -30], [0, 0, 5, -20], [0, 0, 0, 1]])  # 3 voxel sizes, "ALS"
@@ -242,6 +244,8 @@ def test_without_antspyx_it_says_so_first(
     assert call(raw, tmp_path / "out", *atlas) == 2
     assert "pip install 'bjepa[raw]'" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/**/*.json"))
+    assert call(raw, tmp_path / "out", *atlas, "--dry-run") == 0
+    assert "needs antspyx, which is not installed" in capsys.readouterr().err
 
 
 def test_more_threads_than_cores_are_told(
@@ -251,7 +255,9 @@ def test_more_threads_than_cores_are_told(
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     for n_jobs, threads, told in ((2, 2, False), (-1, 1, False), (8, 1, False), (-1, 2, True), (2, 3, True)):
         caplog.clear()
-        raw_fmri.check_can_register(argparse.Namespace(n_jobs=n_jobs, omp_threads=threads, dask=None))
+        raw_fmri.check_can_register(
+            argparse.Namespace(n_jobs=n_jobs, omp_threads=threads, dask=None, dry_run=False)
+        )
         assert bool(caplog.text) is told
     assert "--n-jobs 2 x --omp-threads 3 are 6 threads on 4 cores" in caplog.text
 
@@ -312,8 +318,37 @@ def test_the_group_stage_refuses_what_its_scans_were_not_done_with(
     assert "--t1-mask: the stage 'group' takes every finished scan" in capsys.readouterr().err
 
 
-def test_help_shows_raw_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    said = capsys.readouterr().out
-    assert "bjepa-preprocess raw/ out --slice-timing" in said and "--t1-mask FILE-PATTERN" in said
+def documented() -> list[str]:
+    """The commands on raw/ in docs/raw.md and in the help."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "raw.md").read_text(encoding="utf-8")
+    lines = (page + EXAMPLES).replace("\\\n", " ").splitlines()
+    return [line for line in map(str.strip, lines) if line.startswith("bjepa-preprocess raw/ ")]
+
+
+def test_documented_commands(
+    raw: Path,
+    atlas: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each is understood, and would do all runs."""
+    raw.rename(tmp_path / "raw")
+    monkeypatch.chdir(tmp_path)
+    for s in ("01", "02"):
+        save(tmp_path / f"raw/derivatives/masks/sub-{s}/sub-{s}_desc-brain_mask.nii.gz", (50, 60, 55), T1W)
+    template = nib.load(choose_template(name=BUNDLED).path)
+    moved = np.array([[1.0, 0, 0, -90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(np.asarray(template.dataobj)[8:190, 8:226, :182], moved)
+    nib.save(image, "tpl-MNI152NLin6Asym_desc-brain_T1w.nii.gz")
+    own = Path(atlas[1])
+    own.rename(f"tpl-MNI152NLin6Asym_{own.name.split('_')[1]}")
+    commands = documented()
+    assert len(commands) == 5
+    for command in commands:
+        words = shlex.split(command, comments=True)[1:]
+        space = "MNI152NLin6Asym" if "--template" in words else SPACE
+        given = Path("tpl-MNI152NLin6Asym_dseg.nii.gz").resolve()
+        of_atlas = ["--atlas", str(given), *atlas[2:], "--space", space]
+        assert main([*words, *of_atlas, "--dry-run", "--log-level", "error"]) == 0, command
+        assert len(rows_of(capsys.readouterr().out)) == 3
