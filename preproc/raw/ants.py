@@ -1,12 +1,12 @@
 """The registration library, antspyx: threads, seed, images in and out, transforms in our coordinates.
 
 ITK reads `ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS` once in the life of a process, when the first filter runs,
-and offers no way to change it later; ANTs reads `ANTS_RANDOM_SEED` at each registration. With one thread and
-the same seed results are the same to the last bit; with more threads sums differ in their last bits.
+and offers no way to change it later; ANTs reads `ANTS_RANDOM_SEED` at each registration, where 0 stands for
+the time of day. With one thread and the same seed results are the same to the last bit; with more threads
+sums differ in their last bits.
 Everything here takes and gives RAS millimetres; ITK's LPS does not leave this file.
 """
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -161,7 +161,7 @@ class Ants:
 
         Source: Tustison et al. 2010, IEEE TMI 29:1310, doi:10.1109/TMI.2010.2046908.
         """
-        with _quiet(self._folder / "log.txt"):
+        with _quiet(self._folder / "n4-log.txt"):
             field = self._ants.n4_bias_field_correction(
                 self.image(image),
                 mask=self.image(mask),
@@ -183,7 +183,7 @@ class Ants:
         self._n += 1
         initial = self._folder / f"{self._n}-start.txt"
         write_matrix(initial, start)
-        log = self._folder / "log.txt"
+        log = self._folder / f"{self._n}-log.txt"
         try:
             with _quiet(log):
                 found: dict[str, Any] = self._ants.registration(
@@ -196,8 +196,9 @@ class Ants:
                     **options,
                 )
         except (RuntimeError, ValueError) as error:
-            said = log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise RegistrationError(" ".join([str(error), *said])) from error
+            raise RegistrationError(f"{error} {_last_words(log)}".strip()) from error
+        if "No valid points" in (said := _last_words(log)):  # ANTs goes on, and gives back what it began with
+            raise RegistrationError(said)
         return found
 
     def _matrix(self, path: str) -> NDArray[np.float64]:
@@ -207,7 +208,7 @@ class Ants:
 
 @contextmanager
 def ants_session(threads: int, seed: int) -> Iterator[Ants]:
-    """Start antspyx with `threads` and `seed`; what it writes is gone at the end, after an error too.
+    """Start antspyx with `threads` and `seed` (0 or more); what it writes is gone at the end, come what may.
 
     Raises InputError without antspyx, or where this process has registered with another number of threads.
     """
@@ -219,7 +220,7 @@ def ants_session(threads: int, seed: int) -> Iterator[Ants]:
             hint="Start a new Python process, or keep omp_threads.",
         )
     before = {name: os.environ.get(name) for name in (_THREADS, _SEED)}
-    os.environ[_THREADS], os.environ[_SEED] = str(threads), str(seed)
+    os.environ[_THREADS], os.environ[_SEED] = str(threads), str(seed + 1)  # 0 would be the time of day
     try:
         try:
             import ants
@@ -236,6 +237,11 @@ def ants_session(threads: int, seed: int) -> Iterator[Ants]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _last_words(log: Path) -> str:
+    """The end of what ANTs printed, on one line."""
+    return " ".join(log.read_text(errors="replace").split())[-400:]
 
 
 @contextmanager
@@ -266,19 +272,21 @@ def write_matrix(path: Path, matrices: NDArray[np.float64]) -> None:
 
 def read_matrix(path: Path) -> NDArray[np.float64]:
     """Read one affine transform that `write_matrix` or ITK wrote as text: (4, 4), RAS mm."""
-    lines: dict[str, list[float]] = {}
-    with contextlib.suppress(ValueError, UnicodeDecodeError):
+    parameters, centres = [], []
+    try:
         for line in path.read_text(encoding="utf-8").splitlines():
             name, _, values = line.partition(":")
             if name in ("Parameters", "FixedParameters"):
-                if name in lines:
-                    raise InputError(
-                        f"{path} holds more than one transform; one rigid or affine one is needed."
-                    )
-                lines[name] = [float(value) for value in values.split()]
-    if len(lines.get("Parameters", [])) != 12 or len(lines.get("FixedParameters", [])) != 3:
-        raise InputError(f"{path} is not ITK's text of an affine transform (12 parameters and a centre).")
-    return _matrix_of(np.array(lines["Parameters"]), np.array(lines["FixedParameters"]))
+                numbers = np.array([float(value) for value in values.split()])
+                (parameters if name == "Parameters" else centres).append(numbers)
+    except (ValueError, UnicodeDecodeError):
+        parameters = []
+    if [len(numbers) for numbers in parameters + centres] != [12, 3]:
+        raise InputError(
+            f"{path} is not one affine transform as ITK's text (12 parameters and a centre).",
+            hint="A chain of transforms, a displacement field or a binary .mat cannot be read here.",
+        )
+    return _matrix_of(parameters[0], centres[0])
 
 
 def _matrix_of(parameters: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
