@@ -127,7 +127,11 @@ def _with_anatomies(
 ) -> list[ScanSource]:
     """The scans, their participants' anatomies done; those whose anatomy failed carry the reason."""
     from bjepa.preproc.raw.participant import one_run_each
+    from bjepa.preproc.raw.run import forget_stages
 
+    if job.overwrite and job.raw is not None:
+        for scan in scans:
+            forget_stages(scan, job.atlas, job.raw, job.output)
     first = one_run_each([scan for scan in scans if not _is_done(scan, job)])
     begin("anatomies", len(first))
     errors: dict[Path, InputError] = {}

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-from bjepa.preproc.raw.anatomy import Anatomy, prepare_anatomy, prepare_without_t1w
 
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import sweep_leftovers, write_json
 from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.inputs.bids import parse_name, stem_of
 from bjepa.preproc.inputs.names import scan_of_name
+from bjepa.preproc.raw.anatomy import Anatomy, prepare_anatomy, prepare_without_t1w
 from bjepa.preproc.raw.displacement import load_displacement
 from bjepa.preproc.raw.figures import draw_t1w_on_template
 from bjepa.preproc.raw.options import SEED, RawOptions
@@ -64,6 +64,11 @@ def one_run_each(scans: list[ScanSource]) -> list[ScanSource]:
     for scan in scans:
         first.setdefault((scan.participant_id, str(scan.t1w or scan.path)), scan)
     return list(first.values())
+
+
+def anatomy_sidecar(source: ScanSource, output: Path, setup: RawSetup) -> Path:
+    """The file without which the anatomy of a run is made anew."""
+    return _Paths.of(source, output, setup.template.name).sidecar
 
 
 def participant_anatomy(source: ScanSource, output: Path, setup: RawSetup) -> KeptAnatomy:

@@ -22,7 +22,6 @@ from typing import Any
 import h5py
 import nibabel as nib
 import numpy as np
-from bjepa.preproc.raw.coregister import coregister, load_rigid, save_rigid
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy import sparse
@@ -36,10 +35,11 @@ from bjepa.preproc.inputs.bids import clean_label
 from bjepa.preproc.operator import Operator, smooth_operator
 from bjepa.preproc.raw import figures
 from bjepa.preproc.raw.confounds import RunSignals
+from bjepa.preproc.raw.coregister import coregister, load_rigid, save_rigid
 from bjepa.preproc.raw.header import check_slices, header_notes
 from bjepa.preproc.raw.motion_plot import draw_motion
 from bjepa.preproc.raw.options import SEED
-from bjepa.preproc.raw.participant import KeptAnatomy, RawSetup, participant_anatomy
+from bjepa.preproc.raw.participant import KeptAnatomy, RawSetup, anatomy_sidecar, participant_anatomy
 from bjepa.preproc.raw.run_reference import RunReference, run_reference, run_stem, save_image
 from bjepa.preproc.raw.sample import always_inside, stream_resampled
 from bjepa.preproc.raw.slice_timing import SliceTiming
@@ -53,6 +53,18 @@ log = logging.getLogger(__name__)
 _VERSION = 1  # of stages 3 to 5: changed when their numbers change
 MIN_VOXELS = 5  # a region with fewer voxels in the run has no mean that could be trusted: missing
 _LOW_QUALITY = "There was no T1w image: registered to the template directly, which is off by 4 to 5 mm."
+
+
+def forget_stages(source: ScanSource, atlas: Atlas, setup: RawSetup, output: Path) -> None:
+    """Let every stage of a run and its participant be done again."""
+    stem = run_stem(output, source)
+    for sidecar in (
+        stem.with_name(f"{stem.name}_boldref.json"),
+        anatomy_sidecar(source, output, setup),
+        _registration_path(stem).with_suffix(".json"),
+        _Paths.of(stem, atlas, setup.template.name, output).sidecar,
+    ):
+        sidecar.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +159,7 @@ def _registered(
     if participant.low_quality:
         return _Registered(key, np.eye(4), {}, [])
     stem = run_stem(output, source)
-    transform = stem.with_name(f"{stem.name}_from-boldref_to-T1w_mode-image_xfm.txt")
+    transform = _registration_path(stem)
     sidecar = transform.with_suffix(".json")
     facts = finished(sidecar, key, [transform])
     if facts is None:
@@ -175,6 +187,10 @@ def _registered(
             "the head.",
         )
     return registered
+
+
+def _registration_path(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}_from-boldref_to-T1w_mode-image_xfm.txt")
 
 
 def _run_space(reference: RunReference, participant: KeptAnatomy, matrix: NDArray[np.float64]) -> RunSpace:

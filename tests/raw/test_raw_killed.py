@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from bjepa.preproc.files import find_leftovers
+from bjepa.preproc.raw.template import choose_template
 
 
 def _command(cohort: Any, out: Path) -> list[str]:
     call = "import sys; from bjepa.cli.preprocess import main; sys.exit(main())"
-    one = ("--participant-label", "02")
+    template = choose_template(space="MNI152NLin2009cAsym").path  # by its file: nothing is asked of a network
+    one = ("--participant-label", "02", "--template", str(template))
     return [sys.executable, "-c", call, *cohort.command(out, *one)]
 
 

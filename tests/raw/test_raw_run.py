@@ -110,6 +110,19 @@ def test_one_registration_of_the_t1w_for_all_runs_and_nothing_done_twice(
     assert times(output, "sub-*/**/*.*") == before
 
 
+def test_overwrite_does_every_stage_again_to_the_same_bytes(
+    output: Path, small_cohort: Any, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(output, again)
+    before = {path: path.read_bytes() for path in again.glob("sub-02/*/*.*")}
+    changed = times(again, "sub-02/*/*.*")
+    assert main(small_cohort.command(again, "participant", "--overwrite", "--participant-label", "02")) == 0
+    assert not set(times(again, "sub-02/*/*.*").items()) & set(changed.items())
+    for path, content in before.items():
+        assert path.read_bytes() == content, path.name
+
+
 def test_other_cleaning_takes_up_the_kept_stages(output: Path, small_cohort: Any, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(output, again)
