@@ -186,7 +186,8 @@ def _template(args: argparse.Namespace) -> "Template":
         space = space_in_name(Path(args.atlas))
     begun = _begun_with(args.output)
     if args.template is not None or begun is None or space not in (None, begun["space"]):
-        return choose_template(args.template, space)
+        given = None if args.template is None else args.template.absolute()  # workers stand elsewhere
+        return choose_template(given, space)
     template = choose_template(None, begun["space"], name=begun["name"])
     if template.sha256 != begun["sha256"]:
         raise InputError(

@@ -65,7 +65,8 @@ def scans_of_raw(folder: Path, keep: ScanFilter, exclude: Path | None) -> Datase
         if scan.error is None:
             scan = _with_slice_times(scan, tree.sidecar_facts(path), keep)
         scan = _one_echo(scan, echoes[_run_key(path)])
-        scans.append(with_t1w(scan, t1ws.get(scan.participant_id, []), keep, folder))
+        scan = with_t1w(scan, t1ws.get(scan.participant_id, []), keep, folder)
+        scans.append(_with_content(scan))
     return Dataset(with_guides(scans, images, t1ws, keep), MADE_BY)
 
 
@@ -108,6 +109,18 @@ def _by_participant(paths: Iterable[Path]) -> Mapping[str, list[Path]]:
     return found
 
 
+def _with_content(scan: ScanSource) -> ScanSource:
+    """A run whose files are links to nothing (datalad, git-annex) says so."""
+    for path in (scan.path, scan.t1w, scan.t1_mask):
+        if path is not None and path.is_symlink() and not path.exists():
+            error = InputError(
+                f"{path} is a link to a file that is not there.",
+                hint=f"Of a datalad or git-annex folder: datalad get {path}.",
+            )
+            return replace(scan, error=scan.error or error)
+    return scan
+
+
 # --- echoes -------------------------------------------------------------------------------------------------
 
 
@@ -132,7 +145,8 @@ def _one_echo(scan: ScanSource, of_this_run: list[Path]) -> ScanSource:
             scan,
             error=scan.error
             or InputError(
-                f"{scan.path} is one of {len(of_this_run)} images of its run; echoes and parts are not combined.",
+                f"{scan.path} is one of {len(of_this_run)} images of its run (echoes, parts); they are not "
+                "combined.",
                 hint="Choose one with --bids-filter-file, for example "
                 f'{{"bold": {{"{differ}": "{entities.get(differ, "mag")}"}}}}, or use fMRIPrep.',
             ),

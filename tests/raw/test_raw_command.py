@@ -283,6 +283,10 @@ def test_the_template_that_an_output_was_begun_with_is_kept(
     asked = parser().parse_args([str(raw), str(tmp_path / "out"), "--space", "MNI152NLin6Asym"])
     changed = raw_fmri.raw_setup(asked, dataset)
     assert changed is not None and changed.template.path == fsl
+    monkeypatch.chdir(fsl.parent)
+    named = ["--template", fsl.name, "--space", "MNI152NLin6Asym"]
+    given = raw_fmri.raw_setup(parser().parse_args([str(raw), str(tmp_path / "out"), *named]), dataset)
+    assert given is not None and given.template.path == fsl  # absolute: workers stand elsewhere
     raw_fmri.write_template(args.output, changed.template)
     nib.save(nib.Nifti1Image(np.asarray(values.dataobj) // 2, values.affine), fsl)
     with pytest.raises(InputError, match=r"was begun with FSL's.*Give --template"):

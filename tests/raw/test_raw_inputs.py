@@ -153,6 +153,19 @@ def test_a_broken_sidecar_fails_its_own_run(tmp_path: Path) -> None:
     assert "VolumeTiming" in str(scans_by_id(root)["sub-2_task-rest"].error)
 
 
+def test_content_that_was_not_fetched_is_told(tmp_path: Path) -> None:
+    root = raw_folder(
+        tmp_path / "ds", *(f"sub-{s}_task-rest_bold" for s in "123"), *(f"sub-{s}_T1w" for s in "123")
+    )
+    for path in (root / "sub-1/func/sub-1_task-rest_bold.nii.gz", root / "sub-2/anat/sub-2_T1w.nii.gz"):
+        path.unlink()
+        path.symlink_to("../.git/annex/objects/x.nii.gz")
+    errors = {name: str(scan.error) for name, scan in scans_by_id(root).items() if scan.error}
+    assert list(errors) == ["sub-1_task-rest", "sub-2_task-rest"]
+    assert "sub-1_task-rest_bold.nii.gz is a link to a file that is not there" in errors["sub-1_task-rest"]
+    assert "datalad get" in errors["sub-2_task-rest"] and "sub-2_T1w" in errors["sub-2_task-rest"]
+
+
 # --- slice times --------------------------------------------------------------------------------------------
 
 TIMES = [0.0, 1.0, 0.25, 1.25, 0.5]
