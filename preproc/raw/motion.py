@@ -5,7 +5,7 @@ Each frame F is fitted by the reference R, rigidly moved and scaled in intensity
 solved by Gauss-Newton steps in the inverse compositional form (Baker and Matthews 2004, IJCV 56:221): the
 derivatives are those of the reference, so they are computed once a run and are nearly free of noise.
 `level` and `gain` take up what makes whole frames brighter (a signal that is not steady yet). Points that lie
-outside the frame's grid are left out, points that fit badly count less (Huber's weights).
+outside the frame's grid are left out, points that fit badly count less (Welsch's weights).
 
 Order of operations:
   1. reference: the frame in the middle of the steady ones
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bjepa.preproc.errors import InputError
 from bjepa.preproc.raw.rigid import invert_rigid, rigid_matrix, rigid_params
 from bjepa.preproc.raw.volumes import MovedMean, read_spline, spline_of, stream_volumes
 from bjepa.preproc.stream import BoldFile
@@ -32,13 +33,14 @@ from bjepa.preproc.stream import BoldFile
 F = NDArray[np.float64]
 
 _FINE, _COARSE = 4.0, 10.0  # mm, full width at half maximum of the smoothing
-_N_FINE, _N_COARSE = 20_000, 4_000  # points, at most
-_N_MEAN = 60  # frames in the mean: with more, the noise that is left in it does not matter
+_N_COARSE, _N_FIRST, _N_LAST = 4_000, 6_000, 25_000  # points, at most; what interpolation adds averages out
+_N_MEAN = 40  # frames in the mean: with more, the noise that is left in it does not matter
 _MAX_STEPS = 30
-_SMALL = 2e-3  # mm: a step that moves no point of the head further is the last
+_SMALL = 0.03  # mm: a step that moves no point of the head further is the last, the next is a tenth of it
+_TOO_FAR = 100.0  # mm: no step is that long
 _RADIUS = 50.0  # mm, from the centre of the head to its cortex (Power 2012)
 _LEAST_INSIDE = 0.3  # of the points must lie in the frame's grid
-_HUBER = 1.345  # robust standard deviations: 95 % efficient on Gaussian noise
+_WELSCH = 2.0  # robust standard deviations; Huber's weights err by half as much again
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ class Motion:
 
     params : (T, 6) trans_x, trans_y, trans_z in mm and rot_x, rot_y, rot_z in rad (see rigid.py), RAS, about
         `centre`: how the head lies in the frame, relative to the reference. A head that moved to its right
-        has a positive trans_x. (FSL's MCFLIRT tells the way back to the reference: about the negative of these.)
+        has a positive trans_x. (FSL's MCFLIRT tells the way back to the reference: about minus these.)
     matrices : (T, 4, 4) the same: a world point of the reference to the point of the same anatomy in frame t
     centre : (3,) mm, the centre of the run's grid
     """
@@ -63,7 +65,7 @@ def estimate_motion(bold: BoldFile, *, skip: int = 0) -> Motion:
     n_steady = bold.n_frames - skip
     middle = skip + n_steady // 2
     volume = next(frame for number, frame in enumerate(stream_volumes(bold)) if number == middle)
-    fine = _Reference(_smooth(volume, bold, _FINE), bold.affine, centre, _N_FINE)
+    fine = _Reference(_smooth(volume, bold, _FINE), bold.affine, centre, _N_FIRST)
     coarse = _Reference(_smooth(volume, bold, _COARSE), bold.affine, centre, _N_COARSE)
     averaged = set(skip + np.linspace(0, n_steady - 1, min(_N_MEAN, n_steady)).round().astype(int))
     mean = MovedMean(bold)
@@ -72,14 +74,14 @@ def estimate_motion(bold: BoldFile, *, skip: int = 0) -> Motion:
     matrix = np.eye(4)
     for number, volume in enumerate(stream_volumes(bold)):
         frame = spline_of(_smooth(volume, bold, _COARSE))
-        start = min((np.eye(4), matrix), key=lambda m: coarse.misfit(frame, m))
-        matrix = coarse.align(frame, start)
+        start = coarse.best(frame, [np.eye(4), matrix])
+        matrix = coarse.best(frame, [start, coarse.align(frame, start)])
         frame = spline_of(_smooth(volume, bold, _FINE))
         matrix = matrices[number] = fine.align(frame, matrix)
         if number in averaged:
             mean.add(frame, matrix)
 
-    fine = _Reference(mean.volume(), bold.affine, centre, _N_FINE)
+    fine = _Reference(mean.volume(), bold.affine, centre, _N_LAST)
     for number, volume in enumerate(stream_volumes(bold)):
         matrices[number] = fine.align(spline_of(_smooth(volume, bold, _FINE)), matrices[number])
     matrices = matrices @ invert_rigid(matrices[skip + _most_usual(matrices[skip:], centre)])
@@ -103,6 +105,7 @@ class _Reference:
 
     def __init__(self, volume: F, affine: F, centre: F, n_points: int) -> None:
         self._affine, self._centre = affine, centre
+        volume = volume / max(float(np.abs(volume).max()), 1e-300)  # whatever the scan's units
         gradient = _gradient(volume) @ np.linalg.inv(affine)[:3, :3]  # (x, y, z, 3), per mm
         inner = np.zeros(volume.shape, dtype=bool)
         inner[tuple(slice(1, -1) if n > 4 else slice(None) for n in volume.shape)] = True
@@ -115,26 +118,42 @@ class _Reference:
         turns = np.cross(self._points[:3].T - centre, slopes)
         values = volume.ravel()[chosen]
         self._design = np.column_stack([slopes, turns, values, np.ones(n_points)])  # (n, 8)
+        size = np.linalg.norm(self._design, axis=0)
+        if not (size > 0).all() or np.linalg.cond(self._design / size) > 1e6:
+            raise InputError(
+                "The volumes do not show how the head moves: they are empty, or too few slices.",
+                hint="Look at the run; leave it out.",
+            )
 
-    def align(self, frame: F, matrix: F) -> F:
-        """The matrix (4, 4) that moves the reference's points onto a frame (spline), from a guess of it."""
+    def align(self, frame: F, guess: F) -> F:
+        """The matrix (4, 4) that moves the reference's points onto a frame (spline), from a guess of it.
+
+        The guess itself where there is no way from it.
+        """
+        matrix = guess
         for _ in range(_MAX_STEPS):
             values, inside = self._read(frame, matrix)
             if inside.mean() < _LEAST_INSIDE:
-                return matrix
+                return guess
             solution = _robust_fit(self._design[inside], values)
-            step = solution[:6] / solution[6]
+            step = solution[:6] / max(solution[6], 1e-12)
+            extent = np.abs(step[:3]).sum() + _RADIUS * np.abs(step[3:]).sum()  # mm
+            if extent > _TOO_FAR:  # an empty frame, or one that is not of this head
+                return guess
             matrix = matrix @ invert_rigid(rigid_matrix(step, self._centre))
-            if np.abs(step[:3]).sum() + _RADIUS * np.abs(step[3:]).sum() < _SMALL:
+            if extent < _SMALL:
                 break
         return matrix
 
-    def misfit(self, frame: F, matrix: F) -> float:
-        """Mean square of what gain and level leave of a frame, relative to its variance."""
+    def best(self, frame: F, matrices: list[F]) -> F:
+        """The matrix under which the reference correlates best with a frame (spline); the first of equals."""
+        return max(matrices, key=lambda matrix: self._correlation(frame, matrix))
+
+    def _correlation(self, frame: F, matrix: F) -> float:
         values, inside = self._read(frame, matrix)
-        if inside.mean() < _LEAST_INSIDE:
-            return np.inf
-        return 1 - float(np.corrcoef(self._design[inside, 6], values)[0, 1])
+        if inside.mean() < _LEAST_INSIDE or np.ptp(values) == 0:
+            return -1.0
+        return float(np.corrcoef(self._design[inside, 6], values)[0, 1])
 
     def _read(self, frame: F, matrix: F) -> tuple[F, NDArray[np.bool_]]:
         where = (np.linalg.inv(self._affine) @ matrix @ self._points)[:3]
@@ -144,12 +163,19 @@ class _Reference:
 
 
 def _robust_fit(design: F, values: F) -> F:
-    """Coefficients (8,) of least squares, once more with what fits badly weighing less."""
-    solution = np.linalg.solve(design.T @ design, design.T @ values)
-    residual = np.abs(values - design @ solution)
-    limit = _HUBER * float(np.median(residual)) / 0.6745
-    weighted = design * np.minimum(1.0, limit / np.maximum(residual, max(limit, 1e-300)))[:, None]
-    return np.asarray(np.linalg.solve(weighted.T @ design, weighted.T @ values))
+    """Coefficients (8,) of least squares, then twice more with what fits badly weighing less."""
+    solution = _least_squares(design, design, values)
+    for _ in range(2):
+        residual = values - design @ solution
+        limit = _WELSCH * float(np.median(np.abs(residual))) / 0.6745
+        if limit == 0:
+            break
+        solution = _least_squares(design, design * np.exp(-((residual / limit) ** 2))[:, None], values)
+    return solution
+
+
+def _least_squares(design: F, weighted: F, values: F) -> F:
+    return np.asarray(np.linalg.lstsq(weighted.T @ design, weighted.T @ values, rcond=None)[0])
 
 
 def _smooth(volume: F, bold: BoldFile, fwhm: float) -> F:

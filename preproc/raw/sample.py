@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bjepa.preproc.raw.slice_timing import SliceTiming, shift_volumes
-from bjepa.preproc.raw.volumes import read_spline, spline_of, stream_volumes
+from bjepa.preproc.raw.volumes import is_inside, read_spline, spline_of, stream_volumes
 from bjepa.preproc.stream import BoldFile
 
 F = NDArray[np.float64]
@@ -56,13 +56,9 @@ def always_inside(
     return inside
 
 
-_EDGE = 0.5 + 1e-6  # voxels beyond the outer centres
-
-
 def _inside(where: F, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    last = np.array(shape)[:, None] - 1.0
-    inside: NDArray[np.bool_] = ((where >= -_EDGE) & (where <= last + _EDGE)).all(axis=0)
-    return inside
+    inside = [is_inside(places, n) for places, n in zip(where, shape, strict=True)]
+    return np.asarray(np.logical_and.reduce(inside))
 
 
 def _points(shape: tuple[int, int, int], affine: F, voxels: NDArray[np.intp]) -> F:

@@ -1,7 +1,7 @@
 """Each slice of a volume brought to one time: that of the middle of the volume's acquisition.
 
 A slice taken at time s of its volume is read (reference - s) later, by a sinc under Kaiser's window:
-    y[t] = sum_j w_j x[t + j],   w_j ~ sinc(j - d) I0(6 sqrt(1 - ((j - d) / 4)^2)),   d = (reference - s) / t_r
+    y[t] = sum_j w_j x[t + j],   w_j ~ sinc(j - d) I0(6 sqrt(1 - ((j - d) / 4)^2)),   d = (reference - s) / TR
 over the frames j that lie within 4 of d, weights divided by their sum, so that a constant stays itself.
 Sines up to a quarter of the sampling rate (0.125 Hz at t_r 2 s) come out within 0.1 % of their amplitude; a
 cubic through four frames loses 5 % at 0.1 Hz. Beyond the first and the last frame the series is mirrored,
@@ -30,8 +30,8 @@ class SliceTiming:
     times : (n_slices,) s after the start of the volume, in the order of the array; equal ones: taken at once
     axis : of the array along which slices lie
     t_r : s
-    reference_time : s after the start of the volume, the time that all slices are brought to; None: the middle
-        between the first and the last slice
+    reference_time : s after the start of the volume, the time that all slices are brought to; None: midway
+        between the first slice and the last
     skip : frames at the start that are left as they are
     """
 

@@ -9,6 +9,8 @@ from bjepa.preproc.stream import BoldFile, stream_frames
 
 F = NDArray[np.float64]
 
+_EDGE = 0.5 + 1e-6  # voxels
+
 
 def stream_volumes(bold: BoldFile) -> Iterator[F]:
     """Each volume (x, y, z) float64 in the scan's own units (slope and intercept applied); a new array each.
@@ -38,6 +40,14 @@ def read_spline(coefficients: F, where: F) -> F:
     return np.asarray(map_coordinates(coefficients, where, order=3, mode="mirror", prefilter=False))
 
 
+def is_inside(places: F, n: int) -> NDArray[np.bool_]:
+    """Whether places along an axis of n voxels lie within its voxels.
+
+    That is at most half a voxel (and a rounding error) beyond the centres of the outer ones.
+    """
+    return np.asarray((places >= -_EDGE) & (places <= n - 1 + _EDGE))
+
+
 class MovedMean:
     """Mean of frames, each moved onto the reference by its matrix, read by its cubic spline.
 
@@ -53,11 +63,13 @@ class MovedMean:
         from scipy.ndimage import affine_transform
 
         to_voxel = np.linalg.inv(self._affine) @ matrix @ self._affine
-        moved = affine_transform(  # "constant" is for places outside: inside, it mirrors the spline
-            coefficients, to_voxel, order=3, mode="constant", cval=np.nan, prefilter=False
-        )
-        seen = ~np.isnan(moved)
-        self._sum[seen] += moved[seen]
+        moved = affine_transform(coefficients, to_voxel, order=3, mode="mirror", prefilter=False)
+        x, y, z = np.ogrid[tuple(slice(n) for n in moved.shape)]
+        seen = np.ones(moved.shape, dtype=bool)
+        for row, n in zip(to_voxel[:3], moved.shape, strict=True):
+            place = row[0] * x + row[1] * y + row[2] * z + row[3]
+            seen &= is_inside(place, n)
+        self._sum += np.where(seen, moved, 0.0)
         self._count += seen
 
     def volume(self) -> F:
