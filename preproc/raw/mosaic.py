@@ -19,7 +19,9 @@ from bjepa.preproc.files import write_aside
 N_SLICES = 7
 TILE = 184  # px: the longest side of the field of view
 GROUND, INK, FAINT = (22, 26, 32), (226, 231, 238), (140, 150, 163)  # as the pictures of scans
+MAX_BYTES = 150_000  # of a picture
 _GAP, _TITLE, _LABEL = 4, 22, 15  # px
+_QUALITIES = (72, 58, 44, 30)  # of WebP; the first that is small enough
 _NAMES = "xyz"
 _ACROSS, _UP = (1, 0, 0), (2, 2, 1)  # for each axis that is cut: the axes of the picture
 
@@ -154,7 +156,7 @@ class Sheet:
         """A row of slices."""
         self.rows.append((pictures, cut))
 
-    def save(self, path: Path, *, quality: int = 72) -> None:
+    def save(self, path: Path) -> None:
         """Write the sheet as WebP, whole or not at all; the same content gives the same bytes."""
         from PIL import Image as PillowImage
         from PIL import ImageDraw, ImageFont
@@ -183,7 +185,7 @@ class Sheet:
                 draw.text((x, tops[number] - _TITLE + 3), text, fill=colour, font=font)
                 x += draw.textlength(text + "   ", font=font)
         with write_aside(path) as aside:
-            aside.write_bytes(encoded(image, quality=quality))
+            aside.write_bytes(encoded(image))
 
     def _tiles(self, tops: list[int], cell: int) -> Iterator[tuple[int, int, Picture, Plane]]:
         """Top and left of every slice, each in the middle of its cell."""
@@ -193,11 +195,14 @@ class Sheet:
                 yield top, left, picture, plane
 
 
-def encoded(image: Any, *, quality: int) -> bytes:
-    """Lossy WebP of a Pillow image, without metadata.
+def encoded(image: Any) -> bytes:
+    """Lossy WebP of a Pillow image, without metadata, of MAX_BYTES at most unless it is a picture of noise.
 
     WebP keeps colour at half the resolution; with sharp conversion lines of a pixel stay coloured.
     """
-    stream = io.BytesIO()
-    image.save(stream, format="WEBP", quality=quality, method=4, use_sharp_yuv=True)
+    for quality in _QUALITIES:
+        stream = io.BytesIO()
+        image.save(stream, format="WEBP", quality=quality, method=4, use_sharp_yuv=True)
+        if stream.tell() <= MAX_BYTES:
+            break
     return stream.getvalue()

@@ -23,7 +23,8 @@ def draw_motion(path: Path, params: F, fd: F, dvars: F, n_non_steady: int, t_r: 
     """Four strips over one axis of time, as WebP; written whole or not at all.
 
     params : (T, 6) trans_x, y, z in mm and rot_x, y, z in rad; fd : (T,) mm; dvars : (T,) standardised;
-    t_r : s. Frames that are not steady are shaded; frames above a limit are marked above the strip.
+    t_r : s. Frames that are not steady are shaded and may leave the strip: its scale is that of the others,
+    the first step among them aside. Frames above a limit are ticked on top.
     """
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,13 +41,15 @@ def draw_motion(path: Path, params: F, fd: F, dvars: F, n_non_steady: int, t_r: 
             _dress(strip, minutes, n_non_steady, t_r)
         _three(strips[0], minutes, params[:, :3], "translation\n(mm)", "trans", _LEAST["trans"])
         _three(strips[1], minutes, np.degrees(params[:, 3:]), "rotation\n(degrees)", "rot", _LEAST["rot"])
-        _one(strips[2], minutes, fd, "FD\n(mm)", _FD, FD_LIMIT, "mm", _LEAST["fd"])
-        _one(strips[3], minutes, dvars, "std DVARS", _DVARS, STD_DVARS_LIMIT, "", _LEAST["dvars"])
+        scaled = slice(n_non_steady + 1, None)
+        tops = [max(_LEAST[name], _largest(of[scaled])) for name, of in (("fd", fd), ("dvars", dvars))]
+        _one(strips[2], minutes, fd, "FD\n(mm)", _FD, FD_LIMIT, "mm", tops[0])
+        _one(strips[3], minutes, dvars, "std DVARS", _DVARS, STD_DVARS_LIMIT, "", tops[1])
         strips[3].set_xlabel(f"time (minutes); {len(params)} frames of {t_r:g} s", color=_css(FAINT))
         canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())[..., :3]
     with write_aside(path) as aside:
-        aside.write_bytes(encoded(Image.fromarray(np.ascontiguousarray(picture)), quality=80))
+        aside.write_bytes(encoded(Image.fromarray(np.ascontiguousarray(picture))))
 
 
 def _dress(strip: Any, minutes: F, n_non_steady: int, t_r: float) -> None:
@@ -68,14 +71,14 @@ def _three(strip: Any, minutes: F, values: F, label: str, name: str, least: floa
     for number, colour in enumerate(_COLOURS):
         strip.plot(minutes, values[:, number], color=colour, linewidth=1.2, label=f"{name}_{'xyz'[number]}")
     strip.axhline(0, color=_css(FAINT), alpha=0.4, linewidth=0.8)
-    reach = max(least, 1.08 * float(np.nanmax(np.abs(values), initial=0)))
+    reach = max(least, _largest(np.abs(values)))
     strip.set_ylim(-reach, reach)
     strip.set_ylabel(label)
     _legend(strip)
 
 
 def _one(
-    strip: Any, minutes: F, values: F, label: str, colour: str, limit: float, unit: str, least: float
+    strip: Any, minutes: F, values: F, label: str, colour: str, limit: float, unit: str, top: float
 ) -> None:
     """One line with its limit; frames above it are ticked on top."""
     strip.plot(minutes, values, color=colour, linewidth=1.2)
@@ -84,7 +87,6 @@ def _one(
     told = f"limit {limit:g}{' ' + unit if unit else ''}"
     strip.axhline(limit, color=_css(INK), linewidth=0.9, linestyle="--", label=told)
     finite = values[np.isfinite(values)]
-    top = max(least, 1.15 * float(finite.max(initial=0)))
     strip.set_ylim(0, top)
     marks = np.full(int(above.sum()), 0.96 * top)
     strip.plot(minutes[above], marks, "|", color=_COLOURS[0], markersize=7, label=f"{above.sum()} above")
@@ -92,6 +94,11 @@ def _one(
         strip.plot([], [], " ", label=f"mean {finite.mean():.2f}")
     strip.set_ylabel(label)
     _legend(strip)
+
+
+def _largest(values: F) -> float:
+    """Of the finite ones, and a tenth more."""
+    return 1.1 * float(values[np.isfinite(values)].max(initial=0))
 
 
 def _legend(strip: Any) -> None:

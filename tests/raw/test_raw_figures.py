@@ -22,7 +22,7 @@ _LINEAR = _TURN @ np.array([[0, -5.0, 0], [5.5, 0, 0], [0, 0, 6.0]])
 AFFINE = from_matvec(_LINEAR, [5.0, -12.0, 9.0] - _LINEAR @ ((np.array(SHAPE) - 1) / 2))
 CENTRE = np.array([5.0, -12.0, 9.0])
 SPOT, REGION = CENTRE + np.array([-30.0, 25, 20]), CENTRE + np.array([15.0, -10, 0])
-LIMIT = 150_000  # bytes
+LIMIT = 150_000  # bytes: what a picture may weigh
 
 
 def _at(shape: tuple[int, ...] = SHAPE, affine: NDArray[np.float64] = AFFINE) -> NDArray[np.float64]:
@@ -146,6 +146,12 @@ def test_same_input_same_bytes_small_and_without_metadata(boldref: nib.Nifti1Ima
     assert {p.name for p in (tmp_path / "a").iterdir()} == {p.name for p in first.values()}  # no leftovers
 
 
+def test_a_noisy_picture_is_kept_small() -> None:
+    noise = np.random.default_rng(1).normal(128, 18, (450, 1300, 1)).repeat(3, axis=2)
+    content = mosaic.encoded(PillowImage.fromarray(noise.clip(0, 255).astype(np.uint8)))
+    assert LIMIT / 4 < len(content) < LIMIT
+
+
 def _tiles(picture: NDArray[np.int64], image: nib.Nifti1Image, mask: NDArray[np.bool_]) -> list[Any]:
     """(plane, pixels) of every slice of a sheet of three rows, cut at a mask's box."""
     rows = planes(box_of(mask, image.affine))
@@ -257,7 +263,8 @@ def test_motion_is_drawn_in_mm_and_degrees(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(Figure, "subplots", kept)
     params, fd, dvars = _motion()
-    fd[50], dvars[50] = 0.9, 2.0
+    fd[50], dvars[50] = 2.9, 4.0
+    dvars[1:4] = 40.0  # into and out of the frames that are not steady: they do not set the scale
     figures.draw_motion(tmp_path / "m.webp", params, fd, dvars, 3, 1.5)
     trans, rot, displacement, standardised = made[0]
     minutes = np.arange(90) * 1.5 / 60
@@ -273,6 +280,7 @@ def test_motion_is_drawn_in_mm_and_degrees(monkeypatch: pytest.MonkeyPatch, tmp_
         assert_allclose(strip.lines[2].get_xdata(), minutes[values > limit])
         texts = [text.get_text() for text in strip.get_legend().get_texts()]
         assert f"{(values > limit).sum()} above" in texts
+        assert 1.05 < strip.get_ylim()[1] / values[50] < 1.2
         assert f"mean {np.nanmean(values):.2f}" in texts
         shaded = strip.patches[0]
         assert_allclose([shaded.get_x(), shaded.get_x() + shaded.get_width()], [-1.5 / 120, 2.5 * 1.5 / 60])
