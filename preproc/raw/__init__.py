@@ -12,9 +12,11 @@
     displacement.py   a transform as a field of displacements
     subject_atlas.py  the atlas on the BOLD's own grid, through the chain of transforms
     sample.py         every frame interpolated once
+    tissue.py         white matter and ventricles of a run, from the template's maps
     confounds.py      what moves the signal but is not the brain, under fMRIPrep's names
+    compcor.py        its principal components of white matter and fluid
     verdict.py        is the registration right: measures and thresholds
-    figures.py        pictures to look at
+    figures.py        pictures to look at; mosaic.py slices side by side, motion_plot.py the head over time
     participant.py    the order for one participant, each stage kept under the hash of what it is made from
     run.py            the order for one run
 
