@@ -4,9 +4,9 @@ A slice taken at time s of its volume is read (reference - s) later, by a sinc u
     y[t] = sum_j w_j x[t + j],   w_j ~ sinc(j - d) I0(6 sqrt(1 - ((j - d) / 4)^2)),   d = (reference - s) / TR
 over the frames j that lie within 4 of d, weights divided by their sum, so that a constant stays itself.
 Sines up to a quarter of the sampling rate (0.125 Hz at t_r 2 s) come out within 0.1 % of their amplitude; a
-cubic through four frames loses 5 % at 0.1 Hz. Beyond the first and the last frame the series is mirrored,
-there the error is larger. Frames whose signal is not steady yet are passed on as they are and are not part of
-any other frame (fMRIPrep leaves them out likewise); fMRIPrep shifts to the same time by AFNI's 3dTshift.
+cubic through four frames loses 5 % at 0.1 Hz. Beyond its ends the series goes on as it is there: the first
+and the last frame come out about as they were. Frames whose signal is not steady yet are passed on as they
+are and enter no other frame; fMRIPrep leaves them out likewise, and shifts to the same time (3dTshift).
 """
 
 from collections.abc import Iterator
@@ -90,21 +90,14 @@ def shift_volumes(volumes: Iterator[F], slice_timing: SliceTiming) -> Iterator[F
 
 
 def _mixed(kept: dict[int, F], centre: int, weights: F, axis: int, ends: tuple[int, int]) -> F:
+    first, last = ends
     along = [1, 1, 1]
     along[axis] = -1
     mixed = np.zeros_like(kept[centre])
     for offset, weight in zip(range(-_REACH, _REACH + 1), weights, strict=True):
         if weight.any():
-            mixed += kept[_mirrored(centre + offset, *ends)] * weight.reshape(along)
+            mixed += kept[min(max(centre + offset, first), last)] * weight.reshape(along)
     return mixed
-
-
-def _mirrored(number: int, first: int, last: int) -> int:
-    """The frame that stands for `number` when the run is mirrored at its first and last frame."""
-    if first == last:
-        return first
-    around = (number - first) % (2 * (last - first))
-    return first + min(around, 2 * (last - first) - around)
 
 
 def _check(shape: tuple[int, ...], slice_timing: SliceTiming) -> None:
