@@ -1,15 +1,15 @@
 """`bjepa-preprocess --dry-run`: what would be done to each scan, and nothing written.
 
 Everything but the images is read and tried as the run does it: confounds, dropped frames, filter, resampling.
-What only the images tell (missing regions, the grid, damaged data) is not foretold; of raw runs neither are
-confounds, frames that are not steady, and registrations, which their preprocessing makes.
+What only the images tell (missing regions, the grid, damaged data) is not foretold; nor are the registrations
+of raw runs (_preprocess_raw_plan.py).
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bjepa.cli import _preprocess_raw_plan as raw_plan
 from bjepa.cli._common import DONE, SOME_FAILED, WRONG_INPUT
 from bjepa.cli._preprocess_options import PROG
 from bjepa.preproc.atlas import Atlas
@@ -34,7 +34,6 @@ COLUMNS = (
     "confounds",
     "censored",
 )
-RAW_COLUMNS = (*COLUMNS[:8], "T1w", "slice times", "told")
 # A table has no header: its length is that of its confounds; without any, it is taken to be long enough.
 LONG_ENOUGH = 10_000  # frames
 
@@ -54,9 +53,9 @@ def list_plan(
         f"atlas {atlas.name}, {atlas.n_rois} regions, {atlas.order} order, {atlas.space}; "
         f"confounds {participant.cleaning.confounds}; resampling {group.resample}; scaling {group.scaling}"
     )
-    columns = COLUMNS
+    columns: tuple[str, ...] = COLUMNS
     if raw is not None:
-        columns = RAW_COLUMNS
+        columns = raw_plan.COLUMNS
         title += f"; template: {raw.template.choice}"
     table = Table(*columns, title=title)
     failed = 0
@@ -64,7 +63,7 @@ def list_plan(
     for scan in scans:
         try:
             row, noted = (
-                _row(scan, participant, group) if raw is None else _raw_row(scan, participant, group, raw)
+                _row(scan, participant, group) if raw is None else raw_plan.row(scan, participant, group, raw)
             )
         except InputError as error:
             failed += 1
@@ -119,49 +118,3 @@ def _row(
         "0" if confounds.values is None else str(confounds.values.shape[1]),
         str(int(cleaned.censored.sum())),
     ], {warning for warning in (plan.warning, *cleaned.warnings) if warning}
-
-
-def _raw_row(
-    scan: ScanSource, participant: ParticipantOptions, group: GroupOptions, raw: "RawSetup"
-) -> tuple[list[str], set[str]]:
-    """As `_row`; what preprocessing makes is left out: confounds, and with `auto` the frames to drop."""
-    from bjepa.preproc.clean import Confounds, plan_cleaning
-    from bjepa.preproc.participant_stage import input_files
-    from bjepa.preproc.raw.header import check_raw_header, check_slices, check_t1w_header, header_notes
-    from bjepa.preproc.repetition_time import decide_t_r
-    from bjepa.preproc.resample import plan_resampling
-    from bjepa.preproc.stream import open_bold
-
-    if scan.error is not None:
-        raise scan.error
-    bold = open_bold(scan.path)
-    check_raw_header(bold)
-    t_r = decide_t_r(scan, bold.header_t_r, participant.t_r)
-    input_files(scan)  # refused where one is not there
-    for image in (scan.t1w, scan.t1_mask):
-        if image is not None:
-            check_t1w_header(image)
-    shifted = raw.options.slice_timing and scan.slice_times is not None
-    if shifted and scan.slice_times is not None:
-        check_slices(bold, scan.slice_times, scan.slice_axis, t_r)
-    auto = participant.cleaning.drop_initial == "auto"
-    known = replace(
-        participant.cleaning,
-        confounds="none",
-        drop_initial=0 if auto else participant.cleaning.drop_initial,
-    )
-    cleaned = plan_cleaning(bold.n_frames, Confounds(), known, t_r=t_r)
-    plan = plan_resampling(t_r, bold.n_frames - cleaned.n_dropped, group.resampling)
-    notes = [*scan.notes, *header_notes(bold, t_r), plan.warning, *cleaned.warnings]
-    told = {note for note in notes if note}
-    return [
-        str(bold.n_frames),
-        f"{t_r:g}",
-        str(plan.stride),
-        f"{plan.t_r_out:g}",
-        f"{'at most ' if auto else ''}{plan.n_frames_out}",
-        str(plan.n_phases),
-        "none" if scan.t1w is None else scan.t1w.name,
-        ("used" if shifted else "there, not used") if scan.slice_times is not None else "none",
-        str(len(told)) if told else "",
-    ], told

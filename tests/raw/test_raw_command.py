@@ -11,14 +11,18 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from bjepa.cli import _preprocess_raw as raw_fmri
 from bjepa.cli._preprocess_options import EXAMPLES, RAW_OPTIONS, parser
+from bjepa.cli._preprocess_raw_plan import made_up_confounds
 from bjepa.cli.preprocess import main
 from bjepa.preproc import InputError
+from bjepa.preproc.confounds import load_confounds
 from bjepa.preproc.inputs import find_scans
 from bjepa.preproc.inputs.source import ScanFilter
+from bjepa.preproc.raw.compcor import cosine_drifts
 from bjepa.preproc.raw.options import RawOptions
 from bjepa.preproc.raw.template import BUNDLED, choose_template
 
@@ -93,7 +97,7 @@ def test_dry_run_lists_what_would_be_done(
     said = capsys.readouterr()
     listed = rows_of(said.out)
     assert listed["sub-01_task-rest_run-2"] == (
-        ["raw", "40", "0.8", "2", "1.6", "19", "2", "sub-01_T1w.nii.gz", "used", "3"]
+        ["raw", "40", "0.8", "2", "1.6", "19", "2", "sub-01_T1w.nii.gz", "used", "26", "4"]
     )
     assert len(listed) == 3 and not out.exists()
     title = " ".join(said.out.split("┏")[0].split())
@@ -129,6 +133,48 @@ def test_dry_run_with_frames_that_only_the_run_knows(
     options = ("--dry-run", "--drop-initial", "auto", "--confounds", "scrubbing")
     assert call(raw, tmp_path / "out", *atlas, *options) == 0
     assert rows_of(capsys.readouterr().out)["sub-02_task-rest_run-1"][5] == "at most 20"
+
+
+MOTION = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
+EXPANDED = ("", "_derivative1", "_power2", "_derivative1_power2")
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *("none", "simple", "scrubbing", "24p", "36p"),
+        {"strategy": ["motion", "wm_csf", "global_signal"], "motion": "power2"},
+        {"strategy": ["high_pass", "global_signal"], "global_signal": "derivatives"},
+    ],
+)
+def test_as_many_confounds_as_nilearn_takes_from_the_table(strategy: Any, tmp_path: Path) -> None:
+    n_frames, t_r = 210, 1.3
+    rng = np.random.default_rng(1)
+    names = [
+        f"{name}{more}" for name in (*MOTION, "csf", "white_matter", "global_signal") for more in EXPANDED
+    ]
+    table = pd.DataFrame(rng.normal(size=(n_frames, len(names))), columns=names)
+    table[["framewise_displacement", "std_dvars"]] = 0.1
+    drifts = cosine_drifts(n_frames, t_r)
+    table = table.assign(**{f"cosine{k:02d}": drift for k, drift in enumerate(drifts.T)})
+    path = tmp_path / "sub-1_task-rest_desc-confounds_timeseries.tsv"
+    table.to_csv(path, sep="\t", index=False)
+    path.with_suffix(".json").write_text("{}")
+    loaded = load_confounds(tmp_path / "sub-1_task-rest_bold.nii.gz", path, strategy).values
+    made_up = made_up_confounds(strategy, n_frames, t_r)
+    assert (0 if loaded is None else loaded.shape[1]) == (0 if made_up is None else made_up.shape[1])
+
+
+def test_dry_run_foretells_that_a_run_is_too_short(
+    raw: Path, atlas: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(raw / "sub-02/func/sub-02_task-rest_run-1_bold.nii.gz", (12, 11, 10, 27), BOLD, 0.8)
+    assert call(raw, tmp_path / "out", *atlas, "--dry-run") == 3
+    assert "26 confounds, mean and trend explain all of 27 frames" in capsys.readouterr().err
+    assert call(raw, tmp_path / "out", *atlas, "--dry-run", "--confounds", "none") == 0
+    assert rows_of(capsys.readouterr().out)["sub-02_task-rest_run-1"][9] == "0"
+    assert call(raw, tmp_path / "out", *atlas, "--dry-run", "--confounds", "compcor") == 0
+    assert rows_of(capsys.readouterr().out)["sub-02_task-rest_run-1"][9] == "24 and CompCor"
 
 
 # --- options ------------------------------------------------------------------------------------------------
