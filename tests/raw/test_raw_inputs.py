@@ -384,3 +384,38 @@ def test_derivatives_inside_are_mentioned(tmp_path: Path, caplog: pytest.LogCapt
     touch(root / "derivatives/fmriprep/dataset_description.json", "{}")
     find_scans(root, ALL)
     assert "derivatives/fmriprep would be read if it were INPUT" in caplog.text
+
+
+def test_pybids_finds_the_same_runs_and_slice_times(tmp_path: Path) -> None:
+    """pybids is the judge: which files are BOLD runs, and what their inherited sidecars say."""
+    bids = pytest.importorskip("bids", reason="pybids (extra dev) judges what a raw folder holds")
+    root = raw_folder(
+        tmp_path / "ds",
+        *(f"sub-{s}_ses-{e}_task-rest_run-{r}_bold" for s in ("01", "02") for e in "ab" for r in "12"),
+        "sub-01_ses-a_task-rest_run-3_part-mag_bold",
+        "sub-01_ses-a_task-rest_run-3_part-phase_bold",
+        "sub-01_ses-a_task-rest_run-1_sbref",
+        "sub-02_ses-b_task-film_acq-fast_bold",
+        *(f"sub-{s}_ses-a_T1w" for s in ("01", "02")),
+    )
+    for name, facts in {
+        "task-rest_bold.json": {"RepetitionTime": 2.5, "SliceTiming": [0, 1, 2]},
+        "task-film_bold.json": {"RepetitionTime": 0.8, "SliceEncodingDirection": "j-"},
+        "sub-01/ses-b/sub-01_ses-b_task-rest_bold.json": {"SliceTiming": [2, 1, 0]},
+        "sub-02/ses-a/func/sub-02_ses-a_task-rest_run-2_bold.json": {"SliceTiming": [0.5, 0, 1.5]},
+        "sub-02/ses-b/sub-02_ses-b_task-film_acq-fast_bold.json": {"SliceTiming": [0.1, 0.2, 0.3]},
+    }.items():
+        touch(root / name, json.dumps(facts))
+    layout = bids.BIDSLayout(root, validate=False)
+    theirs = {
+        file.path: (file.get_metadata().get("RepetitionTime"), file.get_metadata().get("SliceTiming"))
+        for file in layout.get(suffix="bold", datatype="func", extension=".nii.gz")
+        if file.get_entities().get("part") != "phase"
+    }
+    ours = {}
+    for scan in find_scans(root, ALL).scans:
+        assert scan.error is None and scan.slice_times is not None
+        backwards = "film" in scan.scan_id
+        assert scan.slice_axis == (1 if backwards else 2)
+        ours[str(scan.path)] = (scan.t_r, list(scan.slice_times)[:: -1 if backwards else 1])
+    assert ours == theirs and len(ours) == 10
