@@ -188,6 +188,7 @@ def _template(args: argparse.Namespace) -> "Template":
     if args.template is not None or begun is None or space not in (None, begun["space"]):
         given = None if args.template is None else args.template.absolute()  # workers stand elsewhere
         return choose_template(given, space)
+    log.info("%s goes on with the template that it was begun with.", args.output)
     template = choose_template(None, begun["space"], name=begun["name"])
     if template.sha256 != begun["sha256"]:
         raise InputError(

@@ -108,7 +108,8 @@ def _tell_if_raw(folder: Path, tree: Tree, images: list[Path]) -> None:
     named = [parse_name(path) for path in images]
     if not named or any("space" in name.entities or name.suffix != "bold" for name in named):
         return
-    if (t1w := next(tree.files("_T1w.nii", "_T1w.nii.gz"), None)) is None:
+    t1ws = (p for p in tree.files("_T1w.nii", "_T1w.nii.gz") if "space" not in parse_name(p).entities)
+    if (t1w := next(t1ws, None)) is None:
         return
     root = dataset_root(folder)
     do = (

@@ -125,7 +125,8 @@ def test_raw_names_without_a_description_are_told(tmp_path: Path, caplog: pytest
     find_scans(root, ALL)
     assert "looks like raw BIDS" in caplog.text and "put a dataset_description.json" in caplog.text
     caplog.clear()
-    (root / "sub-1/anat/sub-1_T1w.nii.gz").unlink()
+    t1w = root / "sub-1/anat/sub-1_T1w.nii.gz"
+    t1w.rename(t1w.with_name("sub-1_space-MNI152NLin6Asym_T1w.nii.gz"))
     find_scans(root, ALL)
     assert caplog.text == ""
 
