@@ -9,28 +9,39 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bjepa.preproc.raw.verdict import Thresholds
 from bjepa.preproc.report.picture_store import PictureStore
 
 
 @dataclass(frozen=True)
-class _Column:
+class _Measure:
     name: str
     title: str
     digits: int
     what: str
 
 
-_KNOWN = (
-    _Column("template_ncc", "T1w and template, r", 2, "correlation after the nonlinear registration"),
-    _Column("affine_scale_ratio", "Stretch", 2, "largest over smallest stretch of the affine registration"),
-    _Column("brain_volume_l", "Brain (l)", 2, "volume of the brain mask of the T1w image, litres"),
-    _Column("template_coverage", "Template seen", 2, "share of the template's brain that the image holds"),
-    _Column("mi_ratio", "BOLD and T1w, MI", 2, "mutual information where registered over that 10 mm away"),
-)
+_JUDGED = tuple(limit.name for limit in fields(Thresholds))  # they have a column; others are told with a run
+_KNOWN = {
+    measure.name: measure
+    for measure in (
+        _Measure("template_ncc", "T1w and template, r", 2, "correlation after the nonlinear registration"),
+        _Measure("affine_scale_ratio", "Stretch", 2, "largest over smallest stretch of the affine part"),
+        _Measure("brain_volume_l", "Brain (l)", 2, "volume of the brain mask of the T1w image, litres"),
+        _Measure("template_coverage", "Template seen", 2, "share of the template's brain in the image"),
+        _Measure("mi_ratio", "BOLD and T1w, MI", 2, "mutual information where registered over 10 mm away"),
+        _Measure("template_ncc_affine", "T1w and template before the nonlinear part, r", 2, ""),
+        _Measure("jacobian_min", "local change of volume, 1st percentile", 2, ""),
+        _Measure("jacobian_max", "local change of volume, 99th percentile", 2, ""),
+        _Measure("mi", "mutual information of BOLD and T1w (nats)", 3, ""),
+        _Measure("shift_mm", "BOLD moved to the T1w by (mm)", 1, ""),
+        _Measure("angle_deg", "BOLD turned to the T1w by (degrees)", 1, ""),
+    )
+}
 # name of a picture in the facts, its title, and what to look for, in the order they are shown
 _PICTURES = (
     (
@@ -79,8 +90,9 @@ def raw_section(
     if not known:
         return None
     named = {name for raw in known.values() for name in raw.get("metrics", {})}
-    columns = [column for column in _KNOWN if column.name in named]
-    columns += [_Column(name, name, 3, "") for name in sorted(named - {c.name for c in _KNOWN})]
+    columns = [_measure(name) for name in _JUDGED if name in named]
+    in_order = dict.fromkeys([*_KNOWN, *sorted(named)])
+    others = [_measure(name) for name in in_order if name in named.difference(_JUDGED)]
     placed = {}
     for scan_id in sorted(known, key=lambda scan_id: _badness(known[scan_id])):
         figures = known[scan_id].get("figures", {})
@@ -97,16 +109,16 @@ def raw_section(
             "n_linked": sum(isinstance(place, str) for place in set(places)),
         },
         "data": {
-            "columns": [
-                {"name": c.name, "title": c.title, "digits": c.digits, "what": c.what} for c in columns
-            ],
+            "columns": [asdict(measure) for measure in columns],
+            "others": [asdict(measure) for measure in others],
             "pictures": {name: [title, what] for name, title, what in _PICTURES},
             "scans": [
                 {
                     "row": row_of[scan_id],
                     "low": bool(raw.get("low_quality")),
                     "template": _told_template(raw),
-                    "values": [_number(raw.get("metrics", {}).get(column.name)) for column in columns],
+                    "values": _values(raw, columns),
+                    "other_values": _values(raw, others),
                     "findings": [[f["measure"], f["level"], f["sentence"]] for f in raw.get("findings", [])],
                     "pictures": placed[scan_id],
                 }
@@ -114,6 +126,17 @@ def raw_section(
             ],
         },
     }
+
+
+def _measure(name: str) -> _Measure:
+    return _KNOWN.get(name, _Measure(name, name, 3, ""))
+
+
+def _values(raw: Mapping[str, Any], measures: list[_Measure]) -> list[float | None]:
+    """Six digits; None for what is not there or could not be measured."""
+    found = (raw.get("metrics", {}).get(measure.name) for measure in measures)
+    known = (math.nan if value is None else float(value) for value in found)
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in known]
 
 
 def _badness(raw: Mapping[str, Any]) -> tuple[bool, bool]:
@@ -133,10 +156,3 @@ def _told_template(raw: Mapping[str, Any]) -> str:
     if error is None:
         return f"{name} (distance from the atlas' template not known)"
     return f"{name} (about {error:g} mm from the atlas' template)" if error else f"{name} (the atlas' own)"
-
-
-def _number(value: Any) -> float | None:
-    """Six digits; None for what could not be measured."""
-    if value is None or not math.isfinite(float(value)):
-        return None
-    return float(f"{float(value):.6g}")

@@ -217,7 +217,8 @@
     const level = (scan, name) => scan.findings.find(([measure]) => measure === name);
     const opened = scan => {
       const parts = scan.findings.map(([, kind, sentence]) => make("p", { class: kind === "fail" ? "bad" : "warning" }, sentence));
-      parts.push(make("p", { class: "muted" }, "Template: " + scan.template + "."));
+      const others = raw.others.map((measure, i) => [measure, scan.other_values[i]]).filter(([, value]) => value !== null);
+      parts.push(make("p", { class: "muted" }, "Template: " + scan.template + ". " + others.map(([measure, value]) => measure.title + " " + text(value, measure.digits)).join("; ") + (others.length ? "." : "")));
       for (const [name, place] of scan.pictures) {
         const [title, what] = raw.pictures[name];
         parts.push(make("figure", {}, make("img", { src: pictureAt(place), loading: "lazy", decoding: "async", alt: title + " of " + data.scan_id[scan.row] }),

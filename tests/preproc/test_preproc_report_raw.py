@@ -34,7 +34,8 @@ def _raw(run: int, **changes: Any) -> dict[str, Any]:
         "template_error_mm": 1.55,
         "template_choice": "Bundled with nilearn.",
         "low_quality": False,
-        "metrics": {"template_ncc": 0.81 + run / 100, "mi_ratio": 2.5, "own_measure": 12.3456789},
+        "metrics": {"template_ncc": 0.81 + run / 100, "mi_ratio": 2.5, "own_measure": 12.3456789}
+        | {"shift_mm": 3.25},
         "findings": [],
         "figures": figures | {"template": "sub-00/figures/T1w.webp"},
     } | changes
@@ -118,11 +119,13 @@ def _block(page: str, name: str) -> Any:
 def test_measures_verdicts_and_templates_are_told(cohort: SimpleNamespace) -> None:
     page = _write(cohort)
     raw = _block(page, "report-data")["raw"]
-    assert [column["name"] for column in raw["columns"]] == ["template_ncc", "mi_ratio", "own_measure"]
+    assert [column["name"] for column in raw["columns"]] == ["template_ncc", "mi_ratio"]
+    assert [other["title"] for other in raw["others"]] == ["BOLD moved to the T1w by (mm)", "own_measure"]
     assert [scan["row"] for scan in raw["scans"]] == [0, 1, 2, 3]
-    assert raw["scans"][1]["values"] == [0.82, 2.5, 12.3457]
-    assert raw["scans"][2]["values"] == [0.6, 1.5, None]
-    assert raw["scans"][3]["values"] == [None, None, None]  # what could not be measured is no number
+    assert raw["scans"][1]["values"] == [0.82, 2.5]
+    assert raw["scans"][1]["other_values"] == [3.25, 12.3457]
+    assert raw["scans"][2]["other_values"] == [None, None]
+    assert raw["scans"][3]["values"] == [None, None]  # what could not be measured is no number
     assert raw["scans"][2]["findings"] == [["mi_ratio", "warn", f"Little. {NASTY}"]]
     assert [scan["low"] for scan in raw["scans"]] == [False, False, False, True]
     assert "4 runs were read raw" in page and "1 has a measure beyond a limit" in page
@@ -214,7 +217,7 @@ def test_chromium_shows_the_table_without_a_complaint(cohort: SimpleNamespace, t
     assert "CONSOLE" not in done.stderr, done.stderr
     texts = _Texts()
     texts.feed(done.stdout)
-    first = texts.cells[: 2 * 6]  # the doubtful run, then the one without T1w
-    assert first[:6] == ["sub-02", "0.60", "1.50", "–", "1 beyond a limit", "pictures"]
-    assert first[6:] == ["sub-03", "–", "–", "–", "no T1w image: low quality", "pictures"]
+    first = texts.cells[: 2 * 5]  # the doubtful run, then the one without T1w
+    assert first[:5] == ["sub-02", "0.60", "1.50", "1 beyond a limit", "pictures"]
+    assert first[5:] == ["sub-03", "–", "–", "no T1w image: low quality", "pictures"]
     assert texts.cells.count("within limits") == 2
