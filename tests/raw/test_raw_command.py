@@ -4,8 +4,9 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bjepa.preproc.inputs.source import ScanFilter
 from bjepa.preproc.raw.compcor import cosine_drifts
 from bjepa.preproc.raw.options import RawOptions
 from bjepa.preproc.raw.template import BUNDLED, choose_template
+from bjepa.preproc.raw.verdict import Thresholds
 
 SPACE = "MNI152NLin2009cAsym"
 BOLD = np.array([[0, -4.2, 0, 20], [4.0, 0, 0, -30], [0, 0, 5, -20], [0, 0, 0, 1]])  # 3 voxel sizes, "ALS"
@@ -402,3 +404,23 @@ def test_documented_commands(
         of_atlas = ["--atlas", str(given), *atlas[2:], "--space", space]
         assert main([*words, *of_atlas, "--dry-run", "--log-level", "error"]) == 0, command
         assert len(rows_of(capsys.readouterr().out)) == 3
+
+
+def test_the_limits_in_the_docs_are_those_of_the_verdict() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "raw.md").read_text(encoding="utf-8")
+    rows = [
+        line for line in page.split("## Is the registration right?")[1].splitlines() if line.startswith("| ")
+    ]
+    said = [
+        [sorted(map(float, re.findall(r"\d+\.\d+", cell))) for cell in row.split("|")[2:4]]
+        for row in rows[1:]
+    ]
+    limits = [getattr(Thresholds(), field.name) for field in fields(Thresholds)]
+    expected = [
+        [
+            sorted(x for x in (limit.warn_below, limit.warn_above) if x is not None),
+            sorted(x for x in (limit.fail_below, limit.fail_above) if x is not None),
+        ]
+        for limit in limits
+    ]
+    assert said[: len(limits)] == expected
