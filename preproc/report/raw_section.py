@@ -145,10 +145,9 @@ def _badness(raw: Mapping[str, Any]) -> tuple[bool, bool]:
     return "fail" not in levels, not levels
 
 
-def _templates(runs: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
-    """Each template with its distance from the atlas, why it was taken, and for how many runs."""
-    seen = Counter((_told_template(raw), str(raw.get("template_choice", ""))) for raw in runs)
-    return [(template, choice, n) for (template, choice), n in seen.most_common()]
+def _templates(runs: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Why each template was taken (which says its name), and for how many runs."""
+    return Counter(str(raw.get("template_choice") or _told_template(raw)) for raw in runs).most_common()
 
 
 def _told_template(raw: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ def _raw(run: int, **changes: Any) -> dict[str, Any]:
     return {
         "template": "MNI152NLin2009aSym",
         "template_error_mm": 1.55,
-        "template_choice": "Bundled with nilearn.",
+        "template_choice": "the one of nilearn: mismatch about 1.5 mm",
         "low_quality": False,
         "metrics": {"template_ncc": 0.81 + run / 100, "mi_ratio": 2.5, "own_measure": 12.3456789}
         | {"shift_mm": 3.25},
@@ -53,7 +53,13 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     }
     runs = [_raw(run) for run in range(N)]
     runs[2] = _raw(2, findings=[found], metrics={"template_ncc": 0.6, "mi_ratio": 1.5})
-    runs[3] = _raw(3, low_quality=True, metrics={"template_ncc": float("nan")}, template_error_mm=None)
+    runs[3] = _raw(
+        3,
+        low_quality=True,
+        metrics={"template_ncc": float("nan")},
+        template_error_mm=None,
+        template_choice="",
+    )
     atlas = Atlas(
         "names",
         "n/a",
@@ -130,8 +136,9 @@ def test_measures_verdicts_and_templates_are_told(cohort: SimpleNamespace) -> No
     assert [scan["low"] for scan in raw["scans"]] == [False, False, False, True]
     assert "4 runs were read raw" in page and "1 has a measure beyond a limit" in page
     assert "1 had no T1w image" in page
-    assert "Template of 3 runs: MNI152NLin2009aSym (about 1.55 mm from the atlas&#39; template)" in page
-    assert "Template of 1 run: MNI152NLin2009aSym (distance from the atlas&#39; template not known)" in page
+    assert "Template of 3 runs: the one of nilearn: mismatch about 1.5 mm." in page
+    assert "Template of 1 run: MNI152NLin2009aSym (distance from the atlas&#39; template not known)." in page
+    assert raw["scans"][0]["template"] == "MNI152NLin2009aSym (about 1.55 mm from the atlas' template)"
     assert NASTY not in page
 
 
