@@ -93,11 +93,11 @@ def test_values_are_those_of_nilearn_and_scipy(tmp_path: Path) -> None:
             force_resample=True,
             copy_header=True,
             fill_value=-1,
+            clip=False,
         ).get_fdata()
         where = apply_affine(np.linalg.inv(oblique()) @ matrix @ oblique(), voxels)
-        # nilearn crops the image around the target first, so its border differs
-        inner = ((where >= 2) & (where <= np.array(SHAPE) - 3)).all(axis=1).reshape(SHAPE)
-        assert inner.mean() > 0.2
+        inner = ((where >= 0) & (where <= np.array(SHAPE) - 1)).all(axis=1).reshape(SHAPE)
+        assert inner.mean() > 0.4
         assert_allclose(values[..., frame][inner], theirs[inner], rtol=1e-6, atol=1e-6)
         scipys = map_coordinates(data[..., frame], where.T, order=3, mode="mirror").reshape(SHAPE)
         inside = always_inside(SHAPE, oblique(), matrix[None], EVERY).reshape(SHAPE, order="F")
