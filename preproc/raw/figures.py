@@ -85,17 +85,22 @@ def draw_boldref_on_t1w(path: Path, boldref: nib.Nifti1Image, t1w: nib.Nifti1Ima
     sheet.save(path)
 
 
-def draw_t1w_on_template(path: Path, on_template: nib.Nifti1Image, template_brain: nib.Nifti1Image) -> None:
-    """The T1w image warped to the template, under the template's edges; below, both in a checkerboard."""
+def draw_t1w_on_template(
+    path: Path, on_template: nib.Nifti1Image, template_brain: nib.Nifti1Image, *, shown: str = "T1w image"
+) -> None:
+    """The T1w image warped to the template, under the template's edges; below, both in a checkerboard.
+
+    shown : what `on_template` is, for the title, where there was no T1w image
+    """
     template = _image(template_brain)
     box = mosaic.box_of(mosaic.bright_voxels(template.data), template.affine)
     cuts = mosaic.planes(box)
     warped = _grey_rows(_image(on_template), cuts)
     fields = [picture.copy() for picture in warped[0][1]]
     sheet = Sheet()
-    sheet.title(("T1w image, warped", mosaic.INK), ("lines: edges of the template", _LINE))
+    sheet.title((f"{shown}, warped", mosaic.INK), ("lines: edges of the template", _LINE))
     _add_rows(sheet, warped, _edge_rows(template, cuts, box))
-    sheet.title(("checkerboard of the T1w image and", mosaic.INK), ("the template (bluish fields)", _SECOND))
+    sheet.title((f"checkerboard of the {shown} and", mosaic.INK), ("the template (bluish fields)", _SECOND))
     ((cut, others),) = _grey_rows(template, cuts[:1])
     for picture, other in zip(fields, others, strict=True):
         rows, columns = np.indices(picture.shape[:2]) // _FIELD

@@ -120,7 +120,8 @@ def _make(source: ScanSource, setup: RawSetup, guide: RunReference, paths: "_Pat
             options=setup.options,
         )
     _write(paths, anatomy)
-    draw_t1w_on_template(paths.picture, anatomy.on_template, setup.template.brain())
+    shown = "T1w image" if source.t1w else "mean BOLD image"
+    draw_t1w_on_template(paths.picture, anatomy.on_template, setup.template.brain(), shown=shown)
     return {
         "Description": "Registered to the template."
         + ("" if source.t1w else " There was no T1w image: the BOLD reference itself, low quality."),
