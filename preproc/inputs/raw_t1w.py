@@ -118,6 +118,8 @@ def with_guides(
     """
     first: dict[Path, Path] = {}
     for path in sorted(images, key=lambda p: p.name):
+        if not path.exists():  # a link to what was not fetched
+            continue
         entities = parse_name(path).entities
         if not (wanted := _wanted(t1ws.get(f"sub-{entities['sub']}", []), keep)):
             continue

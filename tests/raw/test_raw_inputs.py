@@ -289,6 +289,10 @@ def test_the_guide_is_one_whichever_runs_are_asked_for(tmp_path: Path) -> None:
     ):
         guides = {scan.guide for scan in find_scans(root, keep).scans if scan.participant_id == "sub-1"}
         assert guides == {guide}
+    guide.unlink()
+    guide.symlink_to("nowhere")
+    scans = scans_by_id(root)
+    assert scans["sub-1_ses-a_task-rest_run-1"].guide == guide.with_name(guide.name.replace("run-1", "run-2"))
     other = scans_by_id(root)["sub-2_ses-a_task-rest"]
     assert other.guide == other.path
 
