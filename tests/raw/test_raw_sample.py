@@ -98,7 +98,7 @@ def test_values_are_those_of_nilearn_and_scipy(tmp_path: Path) -> None:
         where = apply_affine(np.linalg.inv(oblique()) @ matrix @ oblique(), voxels)
         inner = ((where >= 0) & (where <= np.array(SHAPE) - 1)).all(axis=1).reshape(SHAPE)
         assert inner.mean() > 0.4
-        assert_allclose(values[..., frame][inner], theirs[inner], rtol=1e-6, atol=1e-6)
+        assert_allclose(values[..., frame][inner], theirs[inner], atol=1e-4)
         scipys = map_coordinates(data[..., frame], where.T, order=3, mode="mirror").reshape(SHAPE)
         inside = always_inside(SHAPE, oblique(), matrix[None], EVERY).reshape(SHAPE, order="F")
         assert inside.sum() > inner.sum()
