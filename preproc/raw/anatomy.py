@@ -1,12 +1,14 @@
 """A T1w image brought to the template: bias corrected, its brain found, warped. Once a participant.
 
 Order of operations (all on a grid of 2 mm along the world's axes; results hold for the image as it was):
-  1. brain     `t1_mask`, or what is above the background if the skull is stripped; else the run's brain mask,
-               laid onto the head (rigid, mutual information), widened: that strips the scalp, which
-               registration to a stripped template takes for brain
-  2. N4        within the brain
-  3. affine    template -> T1w, mutual information, from three starts
-  4. mask      of a whole head: a quick warp, the template's brain mask laid back, then 3 again
+  1. region    `t1_mask`, or what is above the background if the skull is stripped; else the run's brain mask,
+               laid onto the head (rigid, mutual information) and widened: that strips most of the scalp,
+               which registration to a stripped template takes for brain
+  2. N4        within the region
+  3. brain     of a whole head: what hangs together in the region (brain_mask.py)
+  4. affine    template -> T1w, mutual information, from three starts
+     of a whole head then a quick warp, the template's brain mask laid back and widened as the new region
+     (the run may not have reached the cerebellum), and 3 and 4 again
   5. SyN       fixed T1w, moving template, cross-correlation within 2 voxels; no transform is inverted
                on the way from BOLD to atlas
 """
@@ -29,19 +31,18 @@ from bjepa.preproc.raw.ants import (
     ants_session,
     linear_displacement,
 )
+from bjepa.preproc.raw.brain_mask import brain_within
 from bjepa.preproc.raw.coregister import coregister_with, masked, mutual_information, pitched, shifted
 from bjepa.preproc.raw.displacement import Displacement
 from bjepa.preproc.raw.options import SEED, RawOptions
-from bjepa.preproc.raw.t1w import largest_piece, read_t1_mask, read_t1w, stripped_brain
+from bjepa.preproc.raw.t1w import read_t1_mask, read_t1w, stripped_brain
 from bjepa.preproc.raw.template import Template
 from bjepa.preproc.raw.work_grid import (
-    Grid,
     corners,
-    corners_of,
     grid_around,
-    grid_of,
     points_in_mask,
     resample,
+    resample_mask,
     sample,
     widened,
 )
@@ -53,8 +54,14 @@ _SLOPPY_MM = 4.0
 _DOMAIN_MARGIN = 10.0  # mm around the brain, where SyN works
 _FIELD_MARGIN = 24.0  # mm around the brain, that the fields cover
 _SCALP_MM = 6.0  # by how much the brain mask of the run is widened
+_REGION_MM = 4.0  # and that of the template, laid back
+_BACKGROUND = 0.02  # of the 99th percentile: what resampling leaves around a stripped template lies below
 _AFFINE = Schedule(iterations=(500, 250, 100), shrink=(4, 3, 2), sigmas=(2, 1, 1))
 _SEARCH = Schedule(iterations=(100,), shrink=(4,), sigmas=(2,))
+_SLOPPY_AFFINE = Schedule(iterations=(100, 50), shrink=(2, 1), sigmas=(1, 0))
+_WARP = (40, 20, 8)  # iterations at 8, 4 and 2 mm
+_SLOPPY_WARP = (20, 5)  # at 8 and 4 mm
+_QUICK_WARP = (20, 10)  # at 8 and 4 mm, mutual information: to find the brain
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +155,7 @@ class _Registration:
     def __init__(self, ants: Ants, brain: nib.Nifti1Image, sloppy: bool) -> None:
         self.ants, self.brain, self.sloppy = ants, brain, sloppy
         self.mm = _SLOPPY_MM if sloppy else _WORK_MM
-        self.brain_mask = nib.Nifti1Image((np.asarray(brain.dataobj) > 0).astype(np.uint8), brain.affine)
+        self.brain_mask = above(brain, _BACKGROUND)
         self.brain_points = points_in_mask(
             resample_mask(self.brain_mask, grid_around(corners(brain), 4.0, 0.0))
         )
@@ -163,17 +170,14 @@ class _Registration:
     ) -> Anatomy:
         rough = known if known is not None else self._from_bold(t1w, boldref, bold_mask)
         t1w = self._bias_corrected(t1w, rough)
-        matrix = self._affine(t1w, rough)
-        mask = rough
+        mask = rough if known is not None else self._brain(t1w, rough)
+        matrix = self._affine(t1w, mask)
         if known is None:
-            mask = self._from_template(t1w, rough, matrix)
+            mask = self._brain(t1w, self._from_template(t1w, mask, matrix))
             matrix = self._affine(t1w, mask, matrix)
         fixed = self._fixed(t1w, mask, matrix)
-        iterations = (20, 5) if self.sloppy else (40, 20, 8)
-        warp = self.ants.warp(fixed, self.moving, iterations, start=matrix)
+        warp = self.ants.warp(fixed, self.moving, _SLOPPY_WARP if self.sloppy else _WARP, start=matrix)
         to_template, from_template = self._fields(warp, mask)
-        if known is None:
-            mask = self._template_mask_on(grid_of(t1w), to_template)
         return Anatomy(
             t1w=t1w,
             brain_mask=mask,
@@ -212,21 +216,24 @@ class _Registration:
         rigid = coregister_with(self.ants, boldref, bold_mask, t1w, None, sloppy=self.sloppy).matrix
         placed = nib.Nifti1Image(np.asarray(bold_mask.dataobj, dtype=np.float32), rigid @ bold_mask.affine)
         grid = grid_around(points_in_mask(placed), 2.0, 2 * _SCALP_MM)
-        return resample_mask(widened(resample_mask(placed, grid), _SCALP_MM), grid_of(t1w))
+        return widened(resample_mask(placed, grid), _SCALP_MM)
 
     def _from_template(
         self, t1w: nib.Nifti1Image, rough: nib.Nifti1Image, matrix: NDArray[np.float64]
     ) -> nib.Nifti1Image:
-        """The template's brain mask laid back by a quick warp."""
+        """The template's brain mask laid back by a quick warp, and widened."""
         fixed = self._fixed(t1w, rough, matrix, mm=4.0)
-        warp = self.ants.warp(fixed, self.moving, (20, 10), start=matrix, metric="mattes")
-        return self._template_mask_on(grid_of(t1w), self._fields(warp, rough)[0])
+        warp = self.ants.warp(fixed, self.moving, _QUICK_WARP, start=matrix, metric="mattes")
+        to_template, _ = self._fields(warp, rough)
+        grid = grid_around(self._both(rough, matrix), _WORK_MM, 2 * _SCALP_MM)
+        inside = sample(self.brain_mask, to_template(grid.points())) > 0.5
+        return widened(grid.image(inside.astype(np.uint8)), _REGION_MM)
 
-    def _template_mask_on(self, grid: Grid, to_template: Displacement) -> nib.Nifti1Image:
-        coarse = grid_around(corners_of(to_template.field.shape, to_template.affine), _WORK_MM, 0.0)
-        inside = coarse.image(sample(self.brain_mask, to_template(coarse.points())).astype(np.float32))
-        values = np.asarray(resample(inside, grid).dataobj) > 0.5
-        return nib.Nifti1Image(largest_piece(values).astype(np.uint8), grid.affine)
+    def _brain(self, t1w: nib.Nifti1Image, region: nib.Nifti1Image) -> nib.Nifti1Image:
+        brain = brain_within(t1w, region)
+        if not np.asarray(brain.dataobj).any():
+            raise RegistrationError("no brain was found in it where the BOLD run's lies")
+        return brain
 
     def _bias_corrected(self, t1w: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
         """The whole image divided by the smooth gain that N4 finds within the brain (mean 1 there)."""
@@ -264,7 +271,7 @@ class _Registration:
             fixed,
             self.moving,
             "Similarity" if kind == "Similarity" else "Affine",
-            _SEARCH if self.sloppy else _AFFINE,
+            _SLOPPY_AFFINE if self.sloppy else _AFFINE,
             start=start,
             mask=fixed_mask,
         )
@@ -313,7 +320,7 @@ class _Registration:
         points = points_in_mask(inside)
         values = np.asarray(resample(t1w, grid).dataobj, dtype=np.float64)[np.asarray(inside.dataobj) > 0]
         stretch = np.linalg.svd(matrix[:3, :3], compute_uv=False)
-        seen = mask if stripped else _nonzero(t1w)
+        seen = mask if stripped else above(t1w, _BACKGROUND)
         seen = widened(resample_mask(seen, grid_around(points_in_mask(mask), 4.0, 24.0)), 4.0)
         change = jacobian(to_template)
         found = nib.Nifti1Image(change, to_template.affine)
@@ -327,12 +334,6 @@ class _Registration:
             "jacobian_min": float(low),
             "jacobian_max": float(high),
         }
-
-
-def resample_mask(mask: nib.Nifti1Image, grid: Grid) -> nib.Nifti1Image:
-    """A mask on another grid, uint8: voxels of which more than half lies in it."""
-    ones = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
-    return grid.image((np.asarray(resample(ones, grid).dataobj) > 0.5).astype(np.uint8))
 
 
 def divided(t1w: nib.Nifti1Image, log_gain: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -370,9 +371,10 @@ def litres(mask: nib.Nifti1Image) -> float:
     return float((np.asarray(mask.dataobj) > 0).sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1e6)
 
 
-def _nonzero(t1w: nib.Nifti1Image) -> nib.Nifti1Image:
-    data = np.asarray(t1w.dataobj)
-    return nib.Nifti1Image((data > 0.02 * np.percentile(data, 99)).astype(np.uint8), t1w.affine)
+def above(image: nib.Nifti1Image, share: float) -> nib.Nifti1Image:
+    """Mask of the voxels above a share of the image's 99th percentile."""
+    data = np.asarray(image.dataobj)
+    return nib.Nifti1Image((data > share * np.percentile(data, 99)).astype(np.uint8), image.affine)
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
 
-_STRIPPED_LITRES = (0.5, 2.3)  # of all voxels above the background: a brain; a head has 3.5 and more
+_STRIPPED_LITRES = (0.5, 2.6)  # of all voxels above the background: a brain; a head has 3.5 and more
 _BACKGROUND = 0.01  # of the 99th percentile: what interpolation leaves around a stripped brain lies below
 
 

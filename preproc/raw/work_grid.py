@@ -84,6 +84,12 @@ def resample(image: nib.Nifti1Image, grid: Grid, *, order: int = 1) -> nib.Nifti
     return grid.image(moved.astype(np.float32))
 
 
+def resample_mask(mask: nib.Nifti1Image, grid: Grid) -> nib.Nifti1Image:
+    """A mask on another grid, uint8: voxels of which more than half lies in it."""
+    ones = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
+    return grid.image((np.asarray(resample(ones, grid).dataobj) > 0.5).astype(np.uint8))
+
+
 def sample(image: nib.Nifti1Image, points: NDArray[np.float64], *, order: int = 1) -> NDArray[np.float64]:
     """Values (n,) of `image` at `points` (n, 3) mm, linear or nearest (`order` 0); 0 outside."""
     from scipy.ndimage import map_coordinates
