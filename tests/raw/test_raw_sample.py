@@ -80,14 +80,15 @@ def test_values_are_those_of_nilearn_and_scipy(tmp_path: Path) -> None:
     from scipy.ndimage import map_coordinates
 
     data, matrices = noise(2), moved_about(2)
-    values = whole(write(tmp_path / "bold.nii", data), matrices).reshape(*SHAPE, N_FRAMES, order="F")
+    bold = write(tmp_path / "bold.nii", data)
+    values = whole(bold, matrices).reshape(*SHAPE, N_FRAMES, order="F")
     voxels = np.indices(SHAPE).reshape(3, -1).T
     for frame, matrix in enumerate(matrices):
         # to read the frame at M p is to resample the same data whose affine says M^-1 A
-        image = nib.Nifti1Image(data[..., frame], np.linalg.inv(matrix) @ oblique())
+        image = nib.Nifti1Image(data[..., frame], np.linalg.inv(matrix) @ bold.affine)
         theirs = resample_img(
             image,
-            target_affine=oblique(),
+            target_affine=bold.affine,
             target_shape=SHAPE,
             interpolation="continuous",
             force_resample=True,
@@ -95,12 +96,12 @@ def test_values_are_those_of_nilearn_and_scipy(tmp_path: Path) -> None:
             fill_value=-1,
             clip=False,
         ).get_fdata()
-        where = apply_affine(np.linalg.inv(oblique()) @ matrix @ oblique(), voxels)
+        where = apply_affine(np.linalg.inv(bold.affine) @ matrix @ bold.affine, voxels)
         inner = ((where >= 0) & (where <= np.array(SHAPE) - 1)).all(axis=1).reshape(SHAPE)
         assert inner.mean() > 0.4
         assert_allclose(values[..., frame][inner], theirs[inner], atol=1e-4)
         scipys = map_coordinates(data[..., frame], where.T, order=3, mode="mirror").reshape(SHAPE)
-        inside = always_inside(SHAPE, oblique(), matrix[None], EVERY).reshape(SHAPE, order="F")
+        inside = always_inside(SHAPE, bold.affine, matrix[None], EVERY).reshape(SHAPE, order="F")
         assert inside.sum() > inner.sum()
         assert_allclose(values[..., frame][inside], scipys[inside], rtol=1e-9, atol=1e-9)
         assert (values[..., frame][~inside] == 0).all()
