@@ -32,7 +32,14 @@ from bjepa.preproc.raw.ants import (
     linear_displacement,
 )
 from bjepa.preproc.raw.brain_mask import brain_within
-from bjepa.preproc.raw.coregister import coregister_with, masked, mutual_information, pitched, shifted
+from bjepa.preproc.raw.coregister import (
+    coregister_with,
+    masked,
+    mi_ratio,
+    mutual_information,
+    pitched,
+    shifted,
+)
 from bjepa.preproc.raw.displacement import Displacement
 from bjepa.preproc.raw.options import SEED, RawOptions
 from bjepa.preproc.raw.t1w import read_t1_mask, read_t1w, stripped_brain
@@ -196,6 +203,12 @@ class _Registration:
         to_template = linear_displacement(matrix, whole)
         from_template = linear_displacement(np.asarray(np.linalg.inv(matrix), dtype=np.float64), on_template)
         image = masked(boldref, None)
+        metrics = self._metrics(image, bold_mask, True, matrix, to_template, from_template)
+        # the contrast of an echo-planar image is another: information is common to both, brightness is not
+        del metrics["template_ncc"], metrics["template_ncc_affine"]
+        wide = widened(bold_mask, 2 * _DOMAIN_MARGIN / 3)
+        values = np.asarray(boldref.dataobj, dtype=np.float64)[np.asarray(wide.dataobj) > 0]
+        metrics["mi_ratio"] = mi_ratio(values, points_in_mask(wide), self.moving, matrix)
         return Anatomy(
             t1w=image,
             brain_mask=nib.Nifti1Image(
@@ -204,7 +217,7 @@ class _Registration:
             to_template=to_template,
             from_template=from_template,
             on_template=self._on_template(masked(image, bold_mask), from_template),
-            metrics=self._metrics(image, bold_mask, True, matrix, to_template, from_template),
+            metrics=metrics,
         )
 
     # --- the brain ------------------------------------------------------------------------------------------

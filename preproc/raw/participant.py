@@ -30,7 +30,7 @@ from bjepa.preproc.raw.options import SEED, RawOptions
 from bjepa.preproc.raw.run_reference import RunReference, run_reference, run_stem, save_image
 from bjepa.preproc.raw.stages import content_sha256, finished, stage_key
 from bjepa.preproc.raw.template import Template
-from bjepa.preproc.raw.verdict import Finding, Thresholds, judge_anatomy
+from bjepa.preproc.raw.verdict import Finding, Thresholds, judge_anatomy, judge_run
 from bjepa.preproc.software import software_versions
 
 log = logging.getLogger(__name__)
@@ -100,10 +100,16 @@ def _anatomy(source: ScanSource, output: Path, setup: RawSetup) -> KeptAnatomy:
     return KeptAnatomy(
         key=key,
         anatomy=_read(paths, facts["metrics"]),  # as it was written: the same whether kept or made
-        findings=judge_anatomy(facts["metrics"], setup.thresholds),
+        findings=_judged(facts["metrics"], setup, without_t1w=source.t1w is None),
         picture=str(paths.picture.relative_to(output)),
         low_quality=source.t1w is None,
     )
+
+
+def _judged(metrics: dict[str, float], setup: RawSetup, *, without_t1w: bool) -> list[Finding]:
+    """A run that was registered to the template itself is judged as a run too."""
+    findings = judge_anatomy(metrics, setup.thresholds)
+    return findings + (judge_run(metrics, setup.thresholds) if without_t1w else [])
 
 
 def _make(source: ScanSource, setup: RawSetup, guide: RunReference, paths: "_Paths") -> dict[str, Any]:

@@ -121,7 +121,7 @@ def prepare_run(
             "n_non_steady": reference.n_non_steady,
             "metrics": participant.anatomy.metrics | registered.metrics,
             "findings": [asdict(finding) for finding in findings],
-            "figures": {"template": participant.picture} | paths.pictures(output),
+            "figures": {"template": participant.picture} | paths.pictures(output, participant.low_quality),
         },
         notes=[
             *source.notes,
@@ -251,8 +251,8 @@ class _Paths:
             self.means,
         ]
 
-    def pictures(self, output: Path) -> dict[str, str]:
-        names = ("mask", "atlas", "coregistration", "motion")
+    def pictures(self, output: Path, low_quality: bool) -> dict[str, str]:
+        names = ["mask", "atlas", "motion"] + ([] if low_quality else ["coregistration"])
         return {name: str(picture_of(self.stem, name).relative_to(output)) for name in names}
 
 
@@ -358,10 +358,10 @@ def _draw(
     boldref = reference.boldref
     figures.draw_mask_on_boldref(picture_of(paths.stem, "mask"), boldref, reference.mask)
     figures.draw_atlas_on_boldref(picture_of(paths.stem, "atlas"), boldref, nib.load(paths.dseg))
-    anatomy = participant.anatomy
-    figures.draw_boldref_on_t1w(
-        picture_of(paths.stem, "coregistration"), boldref, anatomy.t1w, registered.matrix
-    )
+    if not participant.low_quality:  # else there is nothing to lay it on
+        figures.draw_boldref_on_t1w(
+            picture_of(paths.stem, "coregistration"), boldref, participant.anatomy.t1w, registered.matrix
+        )
     table = pd.read_csv(paths.confounds, sep="\t", na_values="n/a")
     draw_motion(
         picture_of(paths.stem, "motion"),

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -151,6 +152,21 @@ def test_a_wrong_t1w_fails_its_participant_and_no_other(
     assert list(failures["source"].map(lambda path: Path(path).name)) == ["sub-02_task-rest_bold.nii.gz"]
     assert "failed" in failures["message"][0] and "Look at" in failures["hint"][0]
     assert times(again, "sub-01/anat/*") == before  # kept by content: the folder is another
+
+
+def test_without_a_t1w_only_on_demand_and_marked(small_cohort: Any, tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(small_cohort.raw, raw, ignore=shutil.ignore_patterns("sub-01"))
+    shutil.rmtree(raw / "sub-02/anat")
+    command = [str(raw), *small_cohort.command(out)[1:]]
+    assert main(command) == 2
+    assert "--allow-no-t1w" in pd.read_csv(out / "failures.tsv", sep="\t")["hint"][0]
+    assert main([*command, "--allow-no-t1w"]) == 0
+    facts = facts_of(out, "sub-02_task-rest")
+    assert facts["raw"]["low_quality"] and any("no T1w image" in warning for warning in facts["warnings"])
+    assert facts["raw"]["figures"].keys() == {"template", "mask", "atlas", "motion"}
+    with h5py.File(next(out.rglob("*_means.h5"))) as file:
+        assert (file["n_voxels"][:] > 0).sum() > 440
 
 
 def test_the_output_passes_its_own_check(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
