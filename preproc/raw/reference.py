@@ -81,7 +81,6 @@ def _tissue(smoothed: F, sizes: F) -> Mask:
     shading = ndimage.gaussian_filter(np.where(tissue, smoothed, 0), sigma, mode="nearest")
     flat = smoothed / np.maximum(shading / np.maximum(weight, 1e-3), 1e-12)
     flat[weight < 1e-3] = 0
-    flat = np.minimum(flat, 1.5)  # eyes and vessels would pull the threshold up
     return np.asarray(flat > _otsu(flat))
 
 
