@@ -8,6 +8,7 @@ in braces and * ? [] ** as shells have them; it must find one file for each T1w 
 
 import glob
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -112,11 +113,11 @@ def _mask_of(t1w: Path, pattern: str, root: Path) -> Path:
 def with_guides(
     scans: list[ScanSource], images: list[Path], t1ws: Mapping[str, list[Path]], keep: ScanFilter
 ) -> list[ScanSource]:
-    """Each with the first of all runs that go with its T1w image, whichever runs are asked for.
+    """Each with all runs that go with its T1w image, whichever runs are asked for; the first usable guides.
 
-    A run of the T1w's own session comes before others: it was measured with it.
+    Runs of the T1w's own session come before others: they were measured with it.
     """
-    first: dict[Path, Path] = {}
+    guides: dict[Path, list[tuple[bool, Path]]] = defaultdict(list)
     for path in sorted(images, key=lambda p: p.name):
         if not path.exists():  # a link to what was not fetched
             continue
@@ -125,11 +126,11 @@ def with_guides(
             continue
         session = entities.get("ses", "")
         t1w, _ = choose_t1w(wanted, session)
-        own = parse_name(t1w).entities.get("ses", "")
-        before = first.get(t1w)
-        if before is None or (session == own != parse_name(before).entities.get("ses", "")):
-            first[t1w] = path
-    return [scan if scan.t1w is None else replace(scan, guide=first.get(scan.t1w)) for scan in scans]
+        guides[t1w].append((session != parse_name(t1w).entities.get("ses", ""), path))
+    in_order = {
+        t1w: tuple(path for _, path in sorted(of, key=lambda one: one[0])) for t1w, of in guides.items()
+    }
+    return [replace(scan, guides=in_order.get(scan.t1w, ())) if scan.t1w else scan for scan in scans]
 
 
 def told(scan: ScanSource, *sentences: str) -> ScanSource:

@@ -35,7 +35,7 @@ class ScanSource:
     motion: Path | None = None  # XCP-D: framewise displacement of all frames
     denoised: bool = False  # cleaned already
     t1w: Path | None = None  # kind "raw": the T1w image that the run is registered to, None = there is none
-    guide: Path | None = None  # kind "raw": the participant's first run, which helps to find the T1w's brain
+    guides: tuple[Path, ...] = ()  # kind "raw": runs of the T1w, the first usable one helps to find its brain
     t1_mask: Path | None = None  # kind "raw": brain mask of the T1w image, given by the user
     slice_times: tuple[float, ...] | None = None  # kind "raw": s after the start of the volume, a slice each
     slice_axis: int = 2  # kind "raw": the axis of the array along which slices lie

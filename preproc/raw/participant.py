@@ -7,8 +7,8 @@ Kept in OUTPUT under the name of the T1w image (or, without one, of the run):
     <t1w>_from-T1w_to-<template>_mode-image_xfm.nii.gz              brings the T1w to the template
     <t1w>_space-<template>_desc-preproc_T1w.nii.gz                  to look at
     <t1w>_desc-preproc_T1w.json                                     key and measures; written last
-The brain of a T1w image is found with the help of a run's brain mask: that of the participant's first run
-(`ScanSource.guide`), whichever runs are asked for.
+The brain of a T1w image is found with the help of a run's brain mask: that of the first usable one of all its
+runs (`ScanSource.guides`), whichever runs are asked for.
 """
 
 import logging
@@ -87,7 +87,7 @@ def participant_anatomy(source: ScanSource, output: Path, setup: RawSetup) -> Ke
 
 
 def _anatomy(source: ScanSource, output: Path, setup: RawSetup) -> KeptAnatomy:
-    guide = run_reference(_guide(source), output)
+    guide = _guide(source, output)
     paths = _Paths.of(source, output, setup.template.name)
     key = _key(source, output, setup, guide)
     facts = finished(paths.sidecar, key, paths.products)
@@ -131,18 +131,23 @@ def _make(source: ScanSource, setup: RawSetup, guide: RunReference, paths: "_Pat
     return {
         "Description": "Registered to the template."
         + ("" if source.t1w else " There was no T1w image: the BOLD reference itself, low quality."),
-        "Sources": [str(path) for path in (source.t1w, source.t1_mask, _guide(source).path) if path],
+        "Sources": [str(path) for path in (source.t1w, source.t1_mask, guide.bold.path) if path],
         "SkullStripped": False,
         "template": setup.template.facts(),
         "metrics": anatomy.metrics,
     }
 
 
-def _guide(source: ScanSource) -> ScanSource:
-    """The run whose brain mask helps to find the brain of the T1w image."""
-    if source.t1w is None or source.guide is None or source.guide == source.path:
-        return source
-    return scan_of_name(source.guide)
+def _guide(source: ScanSource, output: Path) -> RunReference:
+    """The reference of the run whose brain mask helps to find the brain of the T1w image."""
+    if source.t1w is None:
+        return run_reference(source, output)
+    for path in source.guides:
+        try:
+            return run_reference(scan_of_name(path), output)
+        except InputError as error:  # it fails as a scan of its own; the next one guides
+            log.info("%s does not guide %s: %s", path.name, source.t1w.name, error.message)
+    return run_reference(source, output)
 
 
 def _key(source: ScanSource, output: Path, setup: RawSetup, guide: RunReference) -> str:

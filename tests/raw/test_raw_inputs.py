@@ -287,14 +287,15 @@ def test_the_guide_is_one_whichever_runs_are_asked_for(tmp_path: Path) -> None:
         ScanFilter(run_id=["2"]),
         ScanFilter(bids_filter={"run": ("2",)}),
     ):
-        guides = {scan.guide for scan in find_scans(root, keep).scans if scan.participant_id == "sub-1"}
+        guides = {scan.guides[0] for scan in find_scans(root, keep).scans if scan.participant_id == "sub-1"}
         assert guides == {guide}
     guide.unlink()
     guide.symlink_to("nowhere")
     scans = scans_by_id(root)
-    assert scans["sub-1_ses-a_task-rest_run-1"].guide == guide.with_name(guide.name.replace("run-1", "run-2"))
+    second = guide.with_name(guide.name.replace("run-1", "run-2"))
+    assert scans["sub-1_ses-a_task-rest_run-1"].guides[0] == second
     other = scans_by_id(root)["sub-2_ses-a_task-rest"]
-    assert other.guide == other.path
+    assert other.guides == (other.path,)
 
 
 # --- masks of T1w images ------------------------------------------------------------------------------------

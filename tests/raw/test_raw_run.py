@@ -169,5 +169,19 @@ def test_without_a_t1w_only_on_demand_and_marked(small_cohort: Any, tmp_path: Pa
         assert (file["n_voxels"][:] > 0).sum() > 440
 
 
+def test_a_run_that_cannot_be_read_is_no_guide_and_stops_no_other(
+    output: Path, small_cohort: Any, tmp_path: Path
+) -> None:
+    raw, again = tmp_path / "raw", tmp_path / "again"
+    shutil.copytree(small_cohort.raw, raw, ignore=shutil.ignore_patterns("sub-02"))
+    run = raw / f"sub-01/func/{RUN}_bold.nii.gz"
+    image = nib.load(run)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj[..., :4]), image.affine, image.header), run)
+    assert main([str(raw), *small_cohort.command(again)[1:]]) == 3
+    assert list(pd.read_csv(again / "failures.tsv", sep="\t")["source"]) == [str(run)]
+    sidecar = json.loads((again / "sub-01/anat/sub-01_desc-preproc_T1w.json").read_text())
+    assert Path(sidecar["Sources"][-1]).name == "sub-01_task-rest_run-2_bold.nii.gz"
+
+
 def test_the_output_passes_its_own_check(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", str(output), "--check-all"]) == 0, capsys.readouterr().out
