@@ -1,9 +1,9 @@
 """Do a BOLD run and a T1w image show the same brain? Measures within it, after the rigid registration.
 
-The outline of two brains fits whoever they belong to, so mutual information over the whole head has a peak for
-any two. Only in one person the folding is alike too: here the information is taken within the brain alone,
-from what is left after smooth changes (the coil's gain, the outline's blur) are taken away, and compared with
-what it is a few mm away.
+The outline of two brains fits whoever they belong to, so mutual information over the whole head has a peak
+for any two. Only in one person the folding is alike too: here the information is taken within the brain
+alone, from what is left after smooth changes (the coil's gain, the outline's blur) are taken away, and
+compared with what it is a few mm away.
 
     inner_mi_ratio    mutual information at the solution over its mean 4 mm to either side along three axes
     mask_overlap      Dice coefficient of the run's brain mask and the T1w image's, within the run's grid

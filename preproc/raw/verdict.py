@@ -47,6 +47,9 @@ class Thresholds:
     template_coverage : share of the template's brain that the T1w image holds
     Of a run:
     mi_ratio : mutual information of BOLD and T1w at the solution over its mean 10 mm away
+    inner_mi_ratio : the same within the brain alone, 4 mm away (agreement.py): is it the same person? Never
+        fails: a noisy or distorted image cannot tell
+    mask_overlap : Dice coefficient of the brain masks of BOLD and T1w, within the run's grid
     """
 
     template_ncc: Limits = field(default_factory=lambda: Limits(fail_below=0.45, warn_below=0.55))
@@ -56,6 +59,8 @@ class Thresholds:
     )
     template_coverage: Limits = field(default_factory=lambda: Limits(fail_below=0.8, warn_below=0.9))
     mi_ratio: Limits = field(default_factory=lambda: Limits(fail_below=1.3, warn_below=1.7))
+    inner_mi_ratio: Limits = field(default_factory=lambda: Limits(warn_below=3.0))
+    mask_overlap: Limits = field(default_factory=lambda: Limits(fail_below=0.6, warn_below=0.8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class Finding:
 
 
 _ANATOMY = ("template_ncc", "affine_scale_ratio", "brain_volume_l", "template_coverage")
-_RUN = ("mi_ratio",)
+_RUN = ("mi_ratio", "inner_mi_ratio", "mask_overlap")
 
 _SENTENCES = {  # what is wrong: {value}, what is asked for: {limit}, what to check
     "template_ncc": "After registration the T1w image does not look like the template: correlation "
@@ -86,6 +91,12 @@ _SENTENCES = {  # what is wrong: {value}, what is asked for: {limit}, what to ch
     "mi_ratio": "The mean BOLD and the T1w image have little in common where they were laid on each other: "
     "mutual information is {value:.2f} times that 10 mm away, {limit:.2f} or more is expected. Check that "
     "both are of the same person and oriented rightly.",
+    "inner_mi_ratio": "Within the brain the mean BOLD and the T1w image agree too little to tell that they "
+    "are of one person: mutual information is {value:.2f} times that 4 mm away, {limit:.2f} or more is "
+    "expected. Check that the T1w image is this participant's; strong distortion or noise does it too.",
+    "mask_overlap": "The brain in the BOLD and the brain in the T1w image overlap by {value:.0%} only, "
+    "{limit:.0%} or more is expected. Look at the outlines in the pictures: one of the masks, or the "
+    "registration, is wrong.",
 }
 
 
@@ -95,7 +106,7 @@ def judge_anatomy(metrics: Mapping[str, float], thresholds: Thresholds) -> list[
 
 
 def judge_run(metrics: Mapping[str, float], thresholds: Thresholds) -> list[Finding]:
-    """Findings of a run's registration to its T1w image."""
+    """Findings of a run's registration to its T1w image, in the order of `Thresholds`."""
     return _judge(_RUN, metrics, thresholds)
 
 
