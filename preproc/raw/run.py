@@ -34,6 +34,7 @@ from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.inputs.bids import clean_label
 from bjepa.preproc.operator import Operator, smooth_operator
 from bjepa.preproc.raw import figures
+from bjepa.preproc.raw.agreement import agreement
 from bjepa.preproc.raw.confounds import RunSignals
 from bjepa.preproc.raw.coregister import coregister, load_rigid, save_rigid
 from bjepa.preproc.raw.header import check_slices, header_notes
@@ -171,7 +172,8 @@ def _registered(
         save_rigid(transform, made.matrix)
         facts = {
             "Sources": [str(source.path), str(source.t1w)],
-            "metrics": made.metrics,
+            "metrics": made.metrics
+            | agreement(reference.boldref, reference.mask, anatomy.t1w, anatomy.brain_mask, made.matrix),
             "key": key,
         }
         write_json(sidecar, facts)
