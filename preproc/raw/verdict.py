@@ -41,7 +41,8 @@ class Thresholds:
     """Limits of every measure; a field has the measure's name. Evidence: docs/raw_quality.md.
 
     Of a T1w image:
-    template_ncc : correlation of T1w and template after the nonlinear registration
+    template_ncc : correlation of T1w and template within the brain after the nonlinear registration
+    template_ncc_affine : before it; a warp makes even a wrong image alike, an affine map does not
     affine_scale_ratio : largest over smallest stretch of the affine part
     brain_volume_l : volume of the brain mask, litres
     template_coverage : share of the template's brain that the T1w image holds
@@ -53,13 +54,14 @@ class Thresholds:
     """
 
     template_ncc: Limits = field(default_factory=lambda: Limits(fail_below=0.45, warn_below=0.55))
+    template_ncc_affine: Limits = field(default_factory=lambda: Limits(fail_below=0.5, warn_below=0.6))
     affine_scale_ratio: Limits = field(default_factory=lambda: Limits(warn_above=1.27, fail_above=1.33))
     brain_volume_l: Limits = field(
         default_factory=lambda: Limits(fail_below=0.8, warn_below=0.9, warn_above=2.1, fail_above=2.3)
     )
     template_coverage: Limits = field(default_factory=lambda: Limits(fail_below=0.8, warn_below=0.9))
     mi_ratio: Limits = field(default_factory=lambda: Limits(fail_below=1.3, warn_below=1.7))
-    inner_mi_ratio: Limits = field(default_factory=lambda: Limits(warn_below=3.0))
+    inner_mi_ratio: Limits = field(default_factory=lambda: Limits(warn_below=2.8))
     mask_overlap: Limits = field(default_factory=lambda: Limits(fail_below=0.6, warn_below=0.8))
 
 
@@ -74,13 +76,22 @@ class Finding:
     sentence: str
 
 
-_ANATOMY = ("template_ncc", "affine_scale_ratio", "brain_volume_l", "template_coverage")
+_ANATOMY = (
+    "template_ncc",
+    "template_ncc_affine",
+    "affine_scale_ratio",
+    "brain_volume_l",
+    "template_coverage",
+)
 _RUN = ("mi_ratio", "inner_mi_ratio", "mask_overlap")
 
 _SENTENCES = {  # what is wrong: {value}, what is asked for: {limit}, what to check
     "template_ncc": "After registration the T1w image does not look like the template: correlation "
     "{value:.2f}, {limit:.2f} or more is expected. Check that its axes are labelled rightly (front is "
     "front, up is up) and that it is a whole T1-weighted head.",
+    "template_ncc_affine": "Turned and stretched onto the template the T1w image does not look like it: "
+    "correlation {value:.2f}, {limit:.2f} or more is expected. Check that its axes are labelled rightly (front "
+    "is front, up is up) and that it is a whole T1-weighted head.",
     "affine_scale_ratio": "To fit the template the T1w image had to be stretched {value:.2f} times more "
     "along one direction than along another, {limit:.2f} or less is expected. Check its voxel size and "
     "orientation, and that it shows the whole brain of an adult.",

@@ -20,6 +20,7 @@ from bjepa.preproc.raw.verdict import Limits, Thresholds, judge_anatomy, judge_r
 F = NDArray[np.float64]
 GOOD_ANATOMY = {
     "template_ncc": 0.88,
+    "template_ncc_affine": 0.77,
     "affine_scale_ratio": 1.12,
     "brain_volume_l": 1.5,
     "template_coverage": 1.0,
@@ -39,6 +40,7 @@ def test_good_measures_have_no_findings_and_others_are_not_judged() -> None:
     [
         ("template_ncc", 0.31, "fail", "correlation 0.31, 0.45 or more"),
         ("template_ncc", 0.50, "warn", "0.55 or more"),
+        ("template_ncc_affine", 0.39, "fail", "correlation 0.39, 0.50 or more"),
         ("affine_scale_ratio", 1.36, "fail", "stretched 1.36 times"),
         ("affine_scale_ratio", 1.30, "warn", "1.27 or less"),
         ("brain_volume_l", 0.5, "fail", "0.50 litres, the limit is 0.80"),
