@@ -90,8 +90,8 @@ _SENTENCES = {  # what is wrong: {value}, what is asked for: {limit}, what to ch
     "{value:.2f}, {limit:.2f} or more is expected. Check that its axes are labelled rightly (front is "
     "front, up is up) and that it is a whole T1-weighted head.",
     "template_ncc_affine": "Turned and stretched onto the template the T1w image does not look like it: "
-    "correlation {value:.2f}, {limit:.2f} or more is expected. Check that its axes are labelled rightly (front "
-    "is front, up is up) and that it is a whole T1-weighted head.",
+    "correlation {value:.2f}, {limit:.2f} or more is expected. Check that its axes are labelled rightly "
+    "(front is front, up is up) and that it is a whole T1-weighted head.",
     "affine_scale_ratio": "To fit the template the T1w image had to be stretched {value:.2f} times more "
     "along one direction than along another, {limit:.2f} or less is expected. Check its voxel size and "
     "orientation, and that it shows the whole brain of an adult.",
