@@ -181,7 +181,7 @@ def test_motion_planted_on_real_volumes(shared: Path, tmp_path: Path, planted: s
 def test_jumps_of_20_mm_are_followed(tmp_path: Path) -> None:
     affine = oblique(SHAPE, SIZES)
     far = np.array([12.0, -20.0, 10.0, *np.deg2rad([10.0, -8.0, 12.0])])
-    params = np.stack([0 * far, far, 0 * far, -far, 0 * far, 0 * far])
+    params = np.stack([0 * far, far, -far, 0 * far, -far, 0 * far])
     matrices = np.stack([rigid_matrix(p, centre_of(affine, SHAPE)) for p in params])
     data = scan_of_head(matrices, affine, SHAPE, noise=0.02)
     motion = estimate_motion(open_bold(write(tmp_path / "bold.nii", data, affine)))
