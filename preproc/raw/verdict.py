@@ -57,7 +57,7 @@ class Thresholds:
     template_ncc_affine: Limits = field(default_factory=lambda: Limits(fail_below=0.5, warn_below=0.6))
     affine_scale_ratio: Limits = field(default_factory=lambda: Limits(warn_above=1.27, fail_above=1.33))
     brain_volume_l: Limits = field(
-        default_factory=lambda: Limits(fail_below=0.8, warn_below=0.9, warn_above=2.1, fail_above=2.3)
+        default_factory=lambda: Limits(fail_below=0.7, warn_below=0.9, warn_above=2.3, fail_above=2.6)
     )
     template_coverage: Limits = field(default_factory=lambda: Limits(fail_below=0.8, warn_below=0.9))
     mi_ratio: Limits = field(default_factory=lambda: Limits(fail_below=1.3, warn_below=1.7))
