@@ -15,6 +15,7 @@ Order of operations (all on a grid of 2 mm along the world's axes; results hold 
 
 import logging
 from dataclasses import dataclass
+from itertools import permutations, product
 from pathlib import Path
 
 import nibabel as nib
@@ -66,6 +67,7 @@ _BACKGROUND = 0.02  # of the 99th percentile: what resampling leaves around a st
 _AFFINE = Schedule(iterations=(500, 250, 100), shrink=(4, 3, 2), sigmas=(2, 1, 1))
 _SEARCH = Schedule(iterations=(100,), shrink=(4,), sigmas=(2,))
 _SLOPPY_AFFINE = Schedule(iterations=(100, 50), shrink=(2, 1), sigmas=(1, 0))
+_TURNED = Schedule(iterations=(40,), shrink=(2,), sigmas=(1,), sampling=0.5)
 _WARP = (40, 20, 8)  # iterations at 8, 4 and 2 mm
 _SLOPPY_WARP = (20, 5)  # at 8 and 4 mm
 _QUICK_WARP = (20, 10)  # at 8 and 4 mm, mutual information: to find the brain
@@ -80,8 +82,11 @@ class Anatomy:
     from_template : template point -> T1w point (pulls the T1w onto the template)
     on_template : the T1w's brain on the template's grid at 2 mm, float32
     metrics : for `judge_anatomy`, and to look at
-        template_ncc         correlation of T1w and warped template within the brain
-        template_ncc_affine  the same before the warp
+        template_ncc         correlation of T1w and template within the brain, at 4 mm, after a stiff warp
+                             (mutual information): the final one makes even a head turned round look right
+        template_ncc_affine, template_ncc_warped   the same before any warp, and after the final one
+        orientation_ratio    mutual information with the template as the header has the axes, over the best
+                             of the 23 other right-angled ways: below 1, axes are exchanged or flipped
         affine_scale_ratio   largest over smallest stretch of the affine part
         brain_volume_l       litres of `brain_mask`
         template_coverage    share of the template's brain that the T1w (stripped: its brain) has
@@ -167,6 +172,7 @@ class _Registration:
             resample_mask(self.brain_mask, grid_around(corners(brain), 4.0, 0.0))
         )
         self.moving = resample(brain, grid_around(self.brain_points, self.mm, _DOMAIN_MARGIN))
+        self.coarse = resample(brain, grid_around(self.brain_points, _SLOPPY_MM, _DOMAIN_MARGIN))
 
     def run(
         self,
@@ -191,7 +197,8 @@ class _Registration:
             to_template=to_template,
             from_template=from_template,
             on_template=self._on_template(masked(t1w, mask), from_template),
-            metrics=self._metrics(t1w, mask, known is not None, matrix, to_template, from_template),
+            metrics=self._likeness(t1w, mask, matrix, to_template)
+            | self._metrics(t1w, mask, known is not None, matrix, to_template, from_template),
         )
 
     def run_linear(self, boldref: nib.Nifti1Image, bold_mask: nib.Nifti1Image) -> Anatomy:
@@ -205,7 +212,7 @@ class _Registration:
         image = masked(boldref, None)
         metrics = self._metrics(image, bold_mask, True, matrix, to_template, from_template)
         # the contrast of an echo-planar image is another: information is common to both, brightness is not
-        del metrics["template_ncc"], metrics["template_ncc_affine"]
+        metrics["orientation_ratio"] = self._orientation_ratio(masked(image, bold_mask), bold_mask)
         wide = widened(bold_mask, 2 * _DOMAIN_MARGIN / 3)
         values = np.asarray(boldref.dataobj, dtype=np.float64)[np.asarray(wide.dataobj) > 0]
         metrics["mi_ratio"] = mi_ratio(values, points_in_mask(wide), self.moving, matrix)
@@ -235,9 +242,7 @@ class _Registration:
         self, t1w: nib.Nifti1Image, rough: nib.Nifti1Image, matrix: NDArray[np.float64]
     ) -> nib.Nifti1Image:
         """The template's brain mask laid back by a quick warp, and widened."""
-        fixed = self._fixed(t1w, rough, matrix, mm=4.0)
-        warp = self.ants.warp(fixed, self.moving, _QUICK_WARP, start=matrix, metric="mattes")
-        to_template, _ = self._fields(warp, rough)
+        to_template = self._quick_warp(t1w, rough, matrix)
         grid = grid_around(self._both(rough, matrix), _WORK_MM, 2 * _SCALP_MM)
         inside = sample(self.brain_mask, to_template(grid.points())) > 0.5
         return widened(grid.image(inside.astype(np.uint8)), _REGION_MM)
@@ -289,6 +294,42 @@ class _Registration:
             mask=fixed_mask,
         )
 
+    def _orientation_ratio(self, brain: nib.Nifti1Image, mask: nib.Nifti1Image) -> float:
+        """Mutual information of the brains as the header has them, over the best of 23 other orientations.
+
+        Each is tried with centres of mass together and a short search. A mirrored brain looks like one that
+        is not, so a left-right flip is not seen; every other exchange or flip of axes is.
+        """
+        grid = grid_around(points_in_mask(mask), _SLOPPY_MM, _DOMAIN_MARGIN)
+        fixed, near = resample(brain, grid), widened(resample_mask(mask, grid), 6.0)
+        goal = self.brain_points.mean(axis=0)
+        together = shifted(goal - points_in_mask(mask).mean(axis=0))
+        found = []
+        for turn in _right_angled():
+            start = shifted(goal) @ nib.affines.from_matvec(turn) @ shifted(-goal) @ together
+            matrix = self.ants.align(fixed, self.coarse, "Similarity", _TURNED, start=start, mask=near)
+            found.append(self._mi(fixed, near, matrix))
+        return float(found[0] / max(found[1:]))
+
+    def _likeness(
+        self,
+        t1w: nib.Nifti1Image,
+        mask: nib.Nifti1Image,
+        matrix: NDArray[np.float64],
+        to_template: Displacement,
+    ) -> dict[str, float]:
+        grid = grid_around(points_in_mask(mask), _SLOPPY_MM, 4.0)
+        inside = resample_mask(mask, grid)
+        points = points_in_mask(inside)
+        values = np.asarray(resample(t1w, grid).dataobj, dtype=np.float64)[np.asarray(inside.dataobj) > 0]
+        stiff = self._quick_warp(t1w, mask, matrix)
+        return {
+            "template_ncc": _correlation(values, sample(self.coarse, stiff(points))),
+            "template_ncc_affine": _correlation(values, sample(self.coarse, apply_affine(matrix, points))),
+            "template_ncc_warped": _correlation(values, sample(self.coarse, to_template(points))),
+            "orientation_ratio": self._orientation_ratio(masked(t1w, mask), mask),
+        }
+
     def _mi(self, fixed: nib.Nifti1Image, mask: nib.Nifti1Image, matrix: NDArray[np.float64]) -> float:
         inside = np.asarray(mask.dataobj) > 0
         values = np.asarray(fixed.dataobj, dtype=np.float64)[inside]
@@ -307,6 +348,13 @@ class _Registration:
     ) -> nib.Nifti1Image:
         grid = grid_around(self._both(mask, matrix), mm or self.mm, _DOMAIN_MARGIN)
         return resample(masked(t1w, mask), grid)
+
+    def _quick_warp(
+        self, t1w: nib.Nifti1Image, mask: nib.Nifti1Image, matrix: NDArray[np.float64]
+    ) -> Displacement:
+        fixed = self._fixed(t1w, mask, matrix, mm=_SLOPPY_MM)
+        warp = self.ants.warp(fixed, self.moving, _QUICK_WARP, start=matrix, metric="mattes")
+        return self._fields(warp, mask)[0]
 
     def _fields(self, warp: Warp, mask: nib.Nifti1Image) -> tuple[Displacement, Displacement]:
         there = grid_around(self._both(mask, warp.matrix), self.mm, _FIELD_MARGIN)
@@ -328,10 +376,7 @@ class _Registration:
         to_template: Displacement,
         from_template: Displacement,
     ) -> dict[str, float]:
-        grid = grid_around(points_in_mask(mask), self.mm, 4.0)
-        inside = resample_mask(mask, grid)
-        points = points_in_mask(inside)
-        values = np.asarray(resample(t1w, grid).dataobj, dtype=np.float64)[np.asarray(inside.dataobj) > 0]
+        points = points_in_mask(resample_mask(mask, grid_around(points_in_mask(mask), _SLOPPY_MM, 4.0)))
         stretch = np.linalg.svd(matrix[:3, :3], compute_uv=False)
         seen = mask if stripped else above(t1w, _BACKGROUND)
         seen = widened(resample_mask(seen, grid_around(points_in_mask(mask), 4.0, 24.0)), 4.0)
@@ -339,14 +384,24 @@ class _Registration:
         found = nib.Nifti1Image(change, to_template.affine)
         low, high = np.percentile(sample(found, points), [1, 99])
         return {
-            "template_ncc": _correlation(values, sample(self.moving, to_template(points))),
-            "template_ncc_affine": _correlation(values, sample(self.moving, apply_affine(matrix, points))),
             "affine_scale_ratio": float(stretch[0] / stretch[-1]),
             "brain_volume_l": litres(mask),
             "template_coverage": float((sample(seen, from_template(self.brain_points), order=0) > 0).mean()),
             "jacobian_min": float(low),
             "jacobian_max": float(high),
         }
+
+
+def _right_angled() -> list[NDArray[np.float64]]:
+    """The 24 turns that take axes to axes, the one by nothing first."""
+    turns = []
+    for axes in permutations(range(3)):
+        for signs in product((1.0, -1.0), repeat=3):
+            turn = np.zeros((3, 3))
+            turn[range(3), axes] = signs
+            if np.linalg.det(turn) > 0:
+                turns.append(turn)
+    return turns
 
 
 def divided(t1w: nib.Nifti1Image, log_gain: nib.Nifti1Image) -> nib.Nifti1Image:

@@ -1,7 +1,7 @@
 """Reading a T1w image: what is refused, and whether its skull is still there."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -19,10 +19,7 @@ def read_t1w(path: Path) -> nib.Nifti1Image:
 
     Raises InputError for what is no 3D image with an orientation, or holds nothing.
     """
-    image = _load(path, "T1w image")
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
+    image, data = _load(path, "T1w image")
     if data.ndim != 3:
         raise InputError(
             f"{path} must be one 3D image, got shape {data.shape}.",
@@ -51,9 +48,7 @@ def read_t1w(path: Path) -> nib.Nifti1Image:
 
 def read_t1_mask(path: Path, t1w: nib.Nifti1Image, t1w_path: Path) -> nib.Nifti1Image:
     """The brain mask (uint8) of a T1w image; InputError if it is not on its grid or is empty."""
-    image = _load(path, "brain mask")
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
+    image, data = _load(path, "brain mask")
     if data.shape != t1w.shape or not np.allclose(image.affine, t1w.affine, atol=1e-2):
         raise InputError(
             f"brain mask {path} is not on the grid of {t1w_path}: shape {data.shape} against {t1w.shape}.",
@@ -97,14 +92,15 @@ def _litres(image: nib.Nifti1Image) -> float:
     return float(np.prod(image.shape[:3]) * abs(np.linalg.det(image.affine[:3, :3])) / 1e6)
 
 
-def _load(path: Path, what: str) -> Any:
+def _load(path: Path, what: str) -> tuple[Any, NDArray[np.float32]]:
+    """The image and its values; of a 4D image with one volume that volume."""
     try:
         image = nib.load(path)
-        np.asarray(image.dataobj[:1, :1, :1])
+        data = np.asarray(cast(Any, image).dataobj, dtype=np.float32)
     except Exception as error:  # nibabel raises many kinds for a broken file
         raise InputError(
             f"{what} {path} cannot be read ({error}).", hint="Copy or convert it again."
         ) from error
     if not isinstance(image, nib.Nifti1Image):
         raise InputError(f"{what} {path} is {type(image).__name__}, not NIfTI.", hint="Give .nii or .nii.gz.")
-    return image
+    return image, data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
