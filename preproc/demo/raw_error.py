@@ -64,7 +64,7 @@ def mean_rigid(matrices: F) -> F:
     mean = matrices.mean(axis=0)
     u, _, v = np.linalg.svd(mean[:3, :3])
     mean[:3, :3] = u @ v
-    return mean
+    return np.asarray(mean)
 
 
 def rigid_error_mm(run: RunTruth, to_t1w: F, reference: F) -> float:

@@ -214,7 +214,7 @@ def render_t1w(
     image *= _receive_field(rng, grid, strength=0.3)
     real = image + np.float32(noise) * rng.standard_normal(grid, dtype=np.float32)
     imaginary = np.float32(noise) * rng.standard_normal(grid, dtype=np.float32)
-    return np.minimum(np.rint(800 * np.hypot(real, imaginary)), 32767).astype(np.int16)
+    return np.asarray(np.minimum(np.rint(800 * np.hypot(real, imaginary)), 32767), dtype=np.int16)
 
 
 def _about(centre: F64, params: F64) -> F64:

@@ -4,7 +4,7 @@ Quick settings on coarse grids (T1w 3 mm, BOLD 4 mm); the slow tests have every 
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,12 +22,11 @@ from bjepa.preproc.raw.coregister import coregister
 from bjepa.preproc.raw.motion import estimate_motion
 from bjepa.preproc.raw.options import RawOptions
 from bjepa.preproc.raw.reference import bold_mask, mean_image
-from bjepa.preproc.raw.template import choose_template
+from bjepa.preproc.raw.template import Template, choose_template
 from bjepa.preproc.raw.verdict import Finding, Thresholds, judge_anatomy, judge_run
 from bjepa.preproc.stream import open_bold
 
 N_GOOD = 20
-Image = nib.Nifti1Image
 _OPTIONS = RawOptions(sloppy=True)
 _LR, _AP, _SI = "LR", "AP", "SI"
 
@@ -48,7 +47,7 @@ def _without(data: NDArray[np.int16], axis: int, low: float, high: float) -> NDA
 
 
 # the header stays: what lies at a place is not what it says
-BREAKS = {
+BREAKS: dict[str, Callable[[NDArray[np.int16], dict[str, int]], NDArray[np.int16]]] = {
     "pitch 90": lambda d, a: _rotated(d, a, _AP, _SI, 1),
     "yaw 90": lambda d, a: _rotated(d, a, _LR, _AP, 1),
     "roll 90": lambda d, a: _rotated(d, a, _LR, _SI, 1),
@@ -64,12 +63,12 @@ BREAKS = {
 QUICK_T1W = "yaw 180"
 
 
-def broken(image: Image, how: str) -> Image:
+def broken(image: nib.Nifti1Image, how: str) -> nib.Nifti1Image:
     """The image with its voxels moved or lost, and its affine as it was."""
     codes = nib.aff2axcodes(image.affine)
     axes = {pair: next(k for k, code in enumerate(codes) if code in pair) for pair in (_LR, _AP, _SI)}
     data = BREAKS[how](np.asarray(image.dataobj), axes)
-    return Image(np.ascontiguousarray(data), image.affine)
+    return nib.Nifti1Image(np.ascontiguousarray(data), image.affine)
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,19 @@ class Case:
     """A participant's T1w and reference image, with the reference's mask."""
 
     t1w: Path
-    boldref: Image
-    mask: Image
+    boldref: nib.Nifti1Image
+    mask: nib.Nifti1Image
 
 
 @functools.cache
-def _template() -> object:
+def _template() -> Template:
     return choose_template(None, "MNI152NLin2009cAsym")
 
 
 def _register(case: Case) -> Anatomy:
     return prepare_anatomy(
         case.t1w,
-        _template(),  # type: ignore[arg-type]
+        _template(),
         boldref=case.boldref,
         bold_mask=case.mask,
         t1_mask=None,
@@ -114,7 +113,7 @@ def _flags(case: Case, anatomy: Anatomy | None = None) -> set[str]:
     return {finding.measure for finding in findings}
 
 
-def _with_t1w(case: Case, image: Image, folder: Path) -> Case:
+def _with_t1w(case: Case, image: nib.Nifti1Image, folder: Path) -> Case:
     path = folder / "broken_T1w.nii.gz"
     nib.save(image, path)
     return Case(path, case.boldref, case.mask)
@@ -185,9 +184,9 @@ def test_a_left_right_flip_of_both_is_not_seen_from_the_start(cases: list[Case],
     assert _flags(_with_t1w(flipped, _flipped(nib.load(cases[0].t1w)), tmp_path)) == set()
 
 
-def _flipped(image: Image) -> Image:
+def _flipped(image: nib.Nifti1Image) -> nib.Nifti1Image:
     axis = next(k for k, code in enumerate(nib.aff2axcodes(image.affine)) if code in _LR)
-    return Image(np.flip(np.asarray(image.dataobj), axis).copy(), image.affine)
+    return nib.Nifti1Image(np.flip(np.asarray(image.dataobj), axis).copy(), image.affine)
 
 
 @pytest.mark.slow

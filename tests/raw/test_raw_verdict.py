@@ -98,10 +98,10 @@ def test_agreement_is_high_in_one_person_at_the_right_place_only(heads: list[Raw
     off[:3, 3] = [2, -4, 3]
     assert agreement(*first, off @ heads[0].runs[0].to_t1w)["inner_mi_ratio"] < 0.6 * good["inner_mi_ratio"]
 
-    bold, t1w = first[:2], second[2:]
-    start = _centre(t1w[1]) - apply_affine(np.eye(4), _centre(bold[1]))
-    together = nib.affines.from_matvec(np.eye(3), start)
-    other = agreement(*bold, *t1w, together)
+    boldref, mask, _, _ = first
+    _, _, t1w, t1_mask = second
+    together = nib.affines.from_matvec(np.eye(3), _centre(t1_mask) - _centre(mask))
+    other = agreement(boldref, mask, t1w, t1_mask, together)
     assert other["inner_mi_ratio"] < 2.5 and other["mask_overlap"] > 0.7
     assert [finding.measure for finding in judge_run(other, Thresholds())] == ["inner_mi_ratio"]
 
@@ -124,7 +124,7 @@ def test_agreement_knows_no_intensity_scale_and_no_gain(heads: list[RawTruth]) -
     assert after["inner_mi_ratio"] == pytest.approx(before["inner_mi_ratio"], rel=0.03)
 
 
-def _images(truth: RawTruth) -> list[nib.Nifti1Image]:
+def _images(truth: RawTruth) -> tuple[nib.Nifti1Image, nib.Nifti1Image, nib.Nifti1Image, nib.Nifti1Image]:
     """Mean of the steady frames and its brain, T1w and its brain: masks from the truth."""
     from nilearn.datasets import load_mni152_brain_mask
 
@@ -135,12 +135,12 @@ def _images(truth: RawTruth) -> list[nib.Nifti1Image]:
     places = truth.template_points(run, grid_points(run.shape, run.affine))
     t1w = _loaded(truth.t1w)
     there = truth.to_template(grid_points(t1w.shape, t1w.affine))
-    return [
+    return (
         nib.Nifti1Image(bold, run.affine),
         nib.Nifti1Image(nearest_labels(brain, places).reshape(run.shape).astype(np.uint8), run.affine),
         t1w,
         nib.Nifti1Image(nearest_labels(brain, there).reshape(t1w.shape).astype(np.uint8), t1w.affine),
-    ]
+    )
 
 
 def _loaded(path: Path) -> nib.Nifti1Image:
