@@ -107,11 +107,11 @@ def _largest(mask: Mask) -> Mask:
 
 def _shrunk(mask: Mask, radius: float, sizes: F) -> Mask:
     """Voxels of `mask` further than `radius` mm from its outside; beyond the grid there is no outside."""
-    return _distance(mask, sizes) > radius
+    return np.asarray(_distance(mask, sizes) > radius)
 
 
 def _grown(mask: Mask, radius: float, sizes: F) -> Mask:
-    return _distance(~mask, sizes) <= radius
+    return np.asarray(_distance(~mask, sizes) <= radius)
 
 
 def _distance(mask: Mask, sizes: F) -> Any:

@@ -114,7 +114,7 @@ def test_a_smooth_object_is_found_where_it_moved_to(tmp_path: Path) -> None:
     world = apply_affine(oblique(), np.indices(SHAPE).reshape(3, -1, order="F").T)
 
     def blob(points: F) -> F:
-        return 900 * np.exp(-((points - middle) ** 2).sum(axis=1) / (2 * 7.0**2))
+        return np.asarray(900 * np.exp(-((points - middle) ** 2).sum(axis=1) / (2 * 7.0**2)))
 
     frames = [blob(apply_affine(np.linalg.inv(m), world)).reshape(SHAPE, order="F") for m in matrices]
     values = whole(write(tmp_path / "bold.nii", np.stack(frames, axis=3)), matrices)
