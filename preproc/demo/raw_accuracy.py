@@ -12,7 +12,7 @@ from bjepa.preproc.demo.atlas import N_ROIS
 from bjepa.preproc.demo.raw_cohort import RawTruth, RunTruth
 from bjepa.preproc.demo.raw_error import centroids, edges_r, motion_error, rigid_error_mm
 from bjepa.preproc.raw.coregister import load_rigid
-from bjepa.preproc.raw.sample import stream_resampled
+from bjepa.preproc.raw.sample import always_inside, stream_resampled
 from bjepa.preproc.raw.stages import WORK
 from bjepa.preproc.stream import open_bold
 
@@ -69,9 +69,13 @@ def run_accuracy(output: Path, truth: RawTruth, run: RunTruth) -> RunAccuracy:
 
 
 def regional_means(path: Path, matrices: F, labels: NDArray[np.int16]) -> F:
-    """Means (T, 450) of a run over `labels` (x, y, z) of its reference; NaN where a region has no voxel."""
+    """Means (T, 450) of a run over `labels` (x, y, z) of its reference; NaN where a region has no voxel.
+
+    Voxels that leave the grid in any frame are left out: one that comes and goes would follow the motion.
+    """
     bold, flat = open_bold(path), labels.ravel(order="F")
     voxels = np.flatnonzero(flat)
+    voxels = voxels[always_inside(bold.shape[:3], bold.affine, matrices, voxels)]
     region = flat[voxels]
     count = np.bincount(region, minlength=N_ROIS + 1)[1:]
     sums = [
