@@ -61,12 +61,15 @@ class Motion:
 
 
 def estimate_motion(bold: BoldFile, *, skip: int = 0) -> Motion:
-    """Realign a run. Frames before `skip` do not enter the reference; their own motion is estimated too."""
+    """Realign a run. Frames before `skip` do not enter the reference; their own motion is estimated too.
+
+    Raises InputError for a file that is damaged, and for volumes that are empty.
+    """
     centre = bold.affine[:3, :3] @ ((np.array(bold.shape[:3]) - 1) / 2) + bold.affine[:3, 3]
     n_steady = bold.n_frames - skip
     middle = skip + n_steady // 2
     volume = next(frame for number, frame in enumerate(stream_volumes(bold)) if number == middle)
-    reference = _Reference(_smooth(volume, bold), bold.affine, centre, _N_FIRST)
+    reference = _Reference(_smooth(volume, bold), bold, centre, _N_FIRST)
     averaged = set(skip + np.linspace(0, n_steady - 1, min(_N_MEAN, n_steady)).round().astype(int))
     mean = MovedMean(bold)
 
@@ -79,7 +82,7 @@ def estimate_motion(bold: BoldFile, *, skip: int = 0) -> Motion:
         if number in averaged:
             mean.add(frame, matrix)
 
-    reference = _Reference(mean.volume(), bold.affine, centre, _N_LAST)
+    reference = _Reference(mean.volume(), bold, centre, _N_LAST)
     for number, volume in enumerate(stream_volumes(bold)):
         matrices[number] = reference.align(spline_of(_smooth(volume, bold)), matrices[number])
     matrices = matrices @ invert_rigid(matrices[skip + _most_usual(matrices[skip:], centre)])
@@ -101,7 +104,8 @@ def framewise_displacement(params: F, radius: float = 50.0) -> F:
 class _Reference:
     """What frames are aligned to: values and derivatives of a volume at its most telling points."""
 
-    def __init__(self, volume: F, affine: F, centre: F, n_points: int) -> None:
+    def __init__(self, volume: F, bold: BoldFile, centre: F, n_points: int) -> None:
+        affine = bold.affine
         self._affine, self._centre = affine, centre
         volume = volume / max(float(np.abs(volume).max()), 1e-300)  # whatever the scan's units
         gradient = _gradient(volume) @ np.linalg.inv(affine)[:3, :3]  # (x, y, z, 3), per mm
@@ -119,7 +123,7 @@ class _Reference:
         size = np.linalg.norm(self._design, axis=0)
         if not (size > 0).all() or np.linalg.cond(self._design / size) > 1e6:
             raise InputError(
-                "The volumes do not show how the head moves: they are empty, or too few slices.",
+                f"{bold.path}: the volumes do not show how the head moves: empty, or too few slices.",
                 hint="Look at the run; leave it out.",
             )
 

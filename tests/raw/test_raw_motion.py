@@ -219,6 +219,7 @@ def test_units_types_and_compression_do_not_matter(tmp_path: Path) -> None:
     assert (again.matrices == plain.matrices).all()
 
 
+@pytest.mark.filterwarnings("error")
 def test_an_empty_frame_and_lost_slices_do_no_harm(wandering: tuple[Path, F], tmp_path: Path) -> None:
     path, truth = wandering
     image = nib.load(path)
@@ -235,7 +236,7 @@ def test_an_empty_frame_and_lost_slices_do_no_harm(wandering: tuple[Path, F], tm
 
 def test_a_run_without_a_head_is_refused(tmp_path: Path) -> None:
     affine = oblique((9, 8, 7), SIZES)
-    with pytest.raises(InputError, match="do not show how the head moves"):
+    with pytest.raises(InputError, match=r"zero\.nii: the volumes do not show how the head moves"):
         estimate_motion(open_bold(write(tmp_path / "zero.nii", np.zeros((9, 8, 7, 4)), affine)))
 
 
