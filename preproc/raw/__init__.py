@@ -4,7 +4,8 @@
     template.py       which template, and how far it lies from the atlas
     steady_state.py   volumes before the signal is steady
     slice_timing.py   each slice to the time of the middle one (an option)
-    motion.py         rigid realignment: a matrix a volume
+    volumes.py        whole volumes, one at a time, and the cubic spline through one
+    motion.py         rigid realignment: a matrix a volume; rigid.py its six parameters
     reference.py      mean image and brain mask of a run
     ants.py           the registration library: threads, seed, images in and out
     anatomy.py        T1w -> bias corrected, brain mask, warped to the template; once a participant
