@@ -15,6 +15,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 
+from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json
 from bjepa.preproc.inputs import ScanSource
 from bjepa.preproc.raw.ants import write_matrix
@@ -75,7 +76,10 @@ def _make(source: ScanSource, bold: BoldFile, paths: "_Paths") -> dict[str, Any]
     first = n_non_steady(_first_global_signal(bold))
     motion = estimate_motion(bold, skip=first)
     boldref = mean_image(bold, motion, skip=first)
-    mask = bold_mask(boldref)
+    try:
+        mask = bold_mask(boldref)
+    except InputError as error:  # it was given an image: say of which run
+        raise InputError(f"{source.path}: {error.message}", hint=error.hint) from error
     save_image(paths.boldref, boldref)
     save_image(paths.mask, mask)
     write_matrix(paths.transforms, motion.matrices)
