@@ -62,7 +62,7 @@ class Thresholds:
     template_coverage: Limits = field(default_factory=lambda: Limits(fail_below=0.8, warn_below=0.9))
     mi_ratio: Limits = field(default_factory=lambda: Limits(fail_below=1.3, warn_below=1.7))
     inner_mi_ratio: Limits = field(default_factory=lambda: Limits(warn_below=2.8))
-    mask_overlap: Limits = field(default_factory=lambda: Limits(fail_below=0.6, warn_below=0.8))
+    mask_overlap: Limits = field(default_factory=lambda: Limits(fail_below=0.6, warn_below=0.85))
 
 
 @dataclass(frozen=True, kw_only=True)
