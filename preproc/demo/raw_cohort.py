@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from bjepa.preproc.demo.atlas import N_ROIS
@@ -26,7 +25,6 @@ from bjepa.preproc.demo.raw_head import (
     build_head,
     draw_deformation,
     draw_shape,
-    grid_points,
     oblique_grid,
     rotation,
 )
@@ -34,11 +32,10 @@ from bjepa.preproc.demo.raw_scan import (
     FLUCTUATION,
     draw_motion,
     make_scene,
-    nearest_labels,
     render_bold,
     render_t1w,
-    template_points,
 )
+from bjepa.preproc.demo.raw_truth import RawTruth, RunTruth
 from bjepa.preproc.demo.simulate import (
     Participant,
     Population,
@@ -49,7 +46,8 @@ from bjepa.preproc.demo.simulate import (
 )
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.files import write_aside, write_json, write_text
-from bjepa.preproc.raw.displacement import Displacement
+
+__all__ = ["COARSE", "RawProtocol", "RawTruth", "RunTruth", "write_raw_cohort"]
 
 SIMULATED = "Simulated; no person was scanned."
 T1W_CODES, BOLD_CODES = ("LAS", "PSR", "RAS", "ASR"), ("RAS", "LAS", "LPS")  # participants take turns
@@ -82,58 +80,6 @@ class RawProtocol:
 
 
 COARSE = RawProtocol(bold_shape=(46, 52, 37), bold_zooms=(4.0, 4.2, 4.0), t1w_zooms=(2.9, 3.1, 3.0))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunTruth:
-    """What the generator knows of one run. Points and matrices in mm, RAS.
-
-    The reference is where the head would be without motion; an analysis may choose another, G away from it:
-    its own matrices are matrices[t] @ G, its own place in the T1w image is to_t1w @ G.
-    """
-
-    path: Path
-    shape: tuple[int, int, int]
-    affine: F64
-    t_r: float
-    matrices: F64  # (T, 4, 4), a point of the reference to the same point of the head in frame t
-    to_t1w: F64  # (4, 4), a point of the reference to the same point of the T1w image
-    series: F64  # (T, 450), the regions' signals at the middle of each volume's acquisition, variance 1
-    n_non_steady: int
-    slice_times: tuple[float, ...] | None  # s
-    distortion_mm: float
-
-    @property
-    def fc(self) -> F64:
-        """Correlation of the planted signals of the steady frames, (450, 450)."""
-        return np.asarray(np.corrcoef(self.series[self.n_non_steady :].T))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RawTruth:
-    """What the generator knows of one participant.
-
-    to_template : T1w mm to template mm (n, 3); fc : (450, 450), what the signals' correlation tends to
-    """
-
-    participant_id: str
-    age: float
-    sex: str
-    t1w: Path
-    to_template: Displacement
-    labels_img: nib.Nifti1Image  # the atlas, in the template's space
-    runs: tuple[RunTruth, ...]
-    fc: F64
-
-    def template_points(self, run: RunTruth, points: F64) -> F64:
-        """Template mm of what the run shows at `points` (n, 3) mm of its reference, distortion included."""
-        return template_points(points, self.to_template, run.to_t1w, run.affine, run.distortion_mm)
-
-    def labels(self, run: RunTruth, reference: F64 | None = None) -> NDArray[np.int16]:
-        """The atlas on the run's grid, (x, y, z). `reference` (4, 4) is G, None = the truth's own."""
-        points = grid_points(run.shape, run.affine)
-        points = points if reference is None else apply_affine(reference, points)
-        return nearest_labels(self.labels_img, self.template_points(run, points)).reshape(run.shape)
 
 
 def write_raw_cohort(
