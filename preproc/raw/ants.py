@@ -272,7 +272,8 @@ def write_matrix(path: Path, matrices: NDArray[np.float64]) -> None:
 
 def read_matrix(path: Path) -> NDArray[np.float64]:
     """Read one affine transform that `write_matrix` or ITK wrote as text: (4, 4), RAS mm."""
-    parameters, centres = [], []
+    parameters: list[NDArray[np.float64]] = []
+    centres: list[NDArray[np.float64]] = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             name, _, values = line.partition(":")

