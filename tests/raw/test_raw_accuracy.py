@@ -4,8 +4,8 @@ Measured:
                                                   motion     centroids            FC r, that of
                                                   RMS        median    p95        the true labels
     quick: demo atlas, 4 mm voxels, motion 8 mm   .013 mm    1.27      2.66 mm    .800  .804
-    full, exact template, motion 3 mm, 2 runs     .015 mm    0.32      0.73 mm    .942  .942;  .932  .933
-    full, exact template, motion 8 mm             .021 mm    0.27      0.67 mm
+    full, exact template, motion 3 mm, 3 runs     .018 mm    0.32      0.73 mm    .932 to .954, the same
+    full, exact template, motion 8 mm             .018 mm    0.31      0.74 mm    .924  .925
     full, nilearn's template, motion 8 mm         .021 mm    1.35      2.99 mm
 Full: T1w of 1 mm, BOLD of 3 x 3 x 3.6 mm, 160 to 200 volumes, the head made of the 2009c template, the
 published atlas. A short run has less than the planted FC even from the true labels: noise and physiology,
