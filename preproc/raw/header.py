@@ -1,6 +1,7 @@
 """What the header of a raw run forbids, and what it makes doubtful."""
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -52,21 +53,32 @@ def check_t1w_header(path: Path) -> None:
         image = nib.load(path)
     except Exception as error:  # nibabel raises many kinds for a broken file
         raise InputError(f"{path} cannot be read as NIfTI ({error}).", hint="Copy it again.") from error
+    check_t1w(image, path)
+
+
+def check_t1w(image: Any, path: Path) -> None:
+    """`check_t1w_header` of an image that is open already."""
     if not isinstance(image, nib.Nifti1Image):
-        raise InputError(f"{path} is not a NIfTI volume.")
+        raise InputError(f"{path} is {type(image).__name__}, not NIfTI.", hint="Give .nii or .nii.gz.")
     if len(image.shape) < 3 or image.shape[3:] not in ((), (1,)):
-        raise InputError(f"{path} must be a 3D volume, got shape {image.shape}.", hint="Give the T1w image.")
+        raise InputError(
+            f"{path} must be one 3D image, got shape {image.shape}.",
+            hint="Give the T1w image itself; of several volumes, average or choose one.",
+        )
     if not int(image.header["qform_code"]) and not int(image.header["sform_code"]):
         raise InputError(
             f"{path} has no orientation: qform_code and sform_code are both 0, left and right are unknown.",
-            hint="Restore the original header, or convert the image again.",
+            hint="Convert it again from DICOM, or restore the original header.",
         )
-    extent = voxel_sizes(image.affine) * image.shape[:3]  # (3,) mm
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise InputError(f"{path} has an affine that cannot be inverted: {affine[:3].tolist()}.")
+    extent = voxel_sizes(affine) * image.shape[:3]  # (3,) mm
     low, high = PLAUSIBLE_HEAD
     if extent.min() < low or extent.max() > high:
         raise InputError(
-            f"{path} covers {_mm(extent)} mm; {low:g} to {high:g} mm are plausible for a head.",
-            hint="Restore the original header, or give a T1w image of the whole brain.",
+            f"{path} is {_mm(extent)} mm large; a head needs {low:g} to {high:g} mm.",
+            hint="Restore the original header: its voxel sizes or units are wrong.",
         )
 
 

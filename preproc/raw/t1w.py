@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
+from bjepa.preproc.raw.header import check_t1w
 
 _STRIPPED_LITRES = (0.5, 2.6)  # of all voxels above the background: a brain; a head has 3.5 and more
 _BACKGROUND = 0.01  # of the 99th percentile: what interpolation leaves around a stripped brain lies below
@@ -20,30 +20,11 @@ def read_t1w(path: Path) -> nib.Nifti1Image:
     Raises InputError for what is no 3D image with an orientation, or holds nothing.
     """
     image, data = _load(path, "T1w image")
-    if data.ndim != 3:
-        raise InputError(
-            f"{path} must be one 3D image, got shape {data.shape}.",
-            hint="Give the T1w image itself; of several volumes, average or choose one.",
-        )
-    header = image.header
-    if int(header["qform_code"]) == 0 and int(header["sform_code"]) == 0:
-        raise InputError(
-            f"{path} has no orientation: qform_code and sform_code are both 0, left and right are unknown.",
-            hint="Convert it again from DICOM, or restore the original header.",
-        )
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise InputError(f"{path} has an affine that cannot be inverted: {affine[:3].tolist()}.")
-    extent = voxel_sizes(affine) * data.shape
-    if extent.min() < 50 or extent.max() > 600:
-        raise InputError(
-            f"{path} is {' x '.join(f'{side:.0f}' for side in extent)} mm large; a head needs 50 to 600 mm.",
-            hint="Restore the original header: its voxel sizes or units are wrong.",
-        )
+    check_t1w(image, path)
     data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
     if np.ptp(data) == 0:
         raise InputError(f"{path} is empty: all its voxels are {data.flat[0]:g}.")
-    return nib.Nifti1Image(data, affine)
+    return nib.Nifti1Image(data, np.asarray(image.affine, dtype=np.float64))
 
 
 def read_t1_mask(path: Path, t1w: nib.Nifti1Image, t1w_path: Path) -> nib.Nifti1Image:

@@ -374,9 +374,9 @@ def test_slices_of_runs(tmp_path: Path) -> None:
 def test_headers_of_t1ws(tmp_path: Path) -> None:
     check_t1w_header(image(tmp_path / "a.nii.gz", (60, 70, 50, 1), np.diag([3, 3, 4, 1.0])))
     for name, shape, coded, says in (
-        ("b", (60, 70, 50, 2), True, "must be a 3D volume"),
+        ("b", (60, 70, 50, 2), True, "must be one 3D image"),
         ("c", (60, 70, 50), False, "no orientation"),
-        ("d", (16, 70, 50), True, "covers 48 x 210 x 200 mm"),
+        ("d", (16, 70, 50), True, "is 48 x 210 x 200 mm large"),
     ):
         with pytest.raises(InputError, match=says):
             check_t1w_header(image(tmp_path / f"{name}.nii.gz", shape, np.diag([3, 3, 4, 1.0]), coded=coded))
