@@ -43,6 +43,8 @@ class Thresholds:
     Of a T1w image:
     template_ncc : correlation of T1w and template within the brain after the nonlinear registration
     template_ncc_affine : before it; a warp makes even a wrong image alike, an affine map does not
+    orientation_ratio : mutual information with the template as the header has the axes, over the best of the
+        other 23 right-angled turns: below 1 another orientation fits better
     affine_scale_ratio : largest over smallest stretch of the affine part
     brain_volume_l : volume of the brain mask, litres
     template_coverage : share of the template's brain that the T1w image holds
@@ -55,6 +57,7 @@ class Thresholds:
 
     template_ncc: Limits = field(default_factory=lambda: Limits(fail_below=0.45, warn_below=0.55))
     template_ncc_affine: Limits = field(default_factory=lambda: Limits(fail_below=0.5, warn_below=0.6))
+    orientation_ratio: Limits = field(default_factory=lambda: Limits(fail_below=1.0, warn_below=1.3))
     affine_scale_ratio: Limits = field(default_factory=lambda: Limits(warn_above=1.27, fail_above=1.33))
     brain_volume_l: Limits = field(
         default_factory=lambda: Limits(fail_below=0.7, warn_below=0.9, warn_above=2.3, fail_above=2.6)
@@ -79,6 +82,7 @@ class Finding:
 _ANATOMY = (
     "template_ncc",
     "template_ncc_affine",
+    "orientation_ratio",
     "affine_scale_ratio",
     "brain_volume_l",
     "template_coverage",
@@ -92,6 +96,9 @@ _SENTENCES = {  # what is wrong: {value}, what is asked for: {limit}, what to ch
     "template_ncc_affine": "Turned and stretched onto the template the T1w image does not look like it: "
     "correlation {value:.2f}, {limit:.2f} or more is expected. Check that its axes are labelled rightly "
     "(front is front, up is up) and that it is a whole T1-weighted head.",
+    "orientation_ratio": "The image fits the template about as well or better when its axes are turned: "
+    "mutual information as the header has them is {value:.2f} times that of the best other orientation, "
+    "{limit:.2f} or more is expected. Check how it was converted: its axes are labelled wrongly.",
     "affine_scale_ratio": "To fit the template the T1w image had to be stretched {value:.2f} times more "
     "along one direction than along another, {limit:.2f} or less is expected. Check its voxel size and "
     "orientation, and that it shows the whole brain of an adult.",

@@ -5,6 +5,7 @@ Everything here runs `sloppy` at 4 mm; what full quality reaches is in the slow 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -44,7 +45,8 @@ class Subject:
 
     def errors(self, anatomy: Anatomy) -> np.ndarray:
         """(n,) mm, how far the brain's points are from where they belong in the template."""
-        return np.linalg.norm(anatomy.to_template(self.brain) - self.to_template(self.brain), axis=1)
+        apart = anatomy.to_template(self.brain) - self.to_template(self.brain)
+        return np.asarray(np.linalg.norm(apart, axis=1))
 
     def prepare(self, t1w: Path, mask: Path | None = None) -> Anatomy:
         return prepare_anatomy(
@@ -53,7 +55,7 @@ class Subject:
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory):
+def subject(tmp_path_factory: Any) -> Any:
     """A head of 3 mm, P S R and turned; its EPI of 4 mm lies 12 mm and 5 degrees elsewhere."""
     from nilearn.datasets import load_mni152_template
 
@@ -74,7 +76,8 @@ def subject(tmp_path_factory):
     data = render_t1w(rng, head, shape, to_template, grid, affine, noise=0.03)
     points = grid_points(grid, affine)
     inside = (head.sample(head.inside, to_template(points)) > 0.5).reshape(grid)
-    for name, values in {"head": data, "stripped": data * inside, "mask": inside.astype(np.uint8)}.items():
+    images: dict[str, Any] = {"head": data, "stripped": data * inside, "mask": inside.astype(np.uint8)}
+    for name, values in images.items():
         nib.save(nib.Nifti1Image(values, affine), folder / f"{name}.nii.gz")
 
     to_t1w = oblique_grid((1, 1, 1), np.ones(3), "RAS", CENTRE, np.deg2rad([5, -3, 2]))
@@ -108,22 +111,22 @@ def subject(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(ants, subject):
+def whole(ants: Any, subject: Any) -> Any:
     return subject.prepare(subject.t1w)
 
 
 @pytest.fixture(scope="module")
-def stripped(ants, subject):
+def stripped(ants: Any, subject: Any) -> Any:
     return subject.prepare(subject.stripped)
 
 
-def overlap(a, b):
+def overlap(a: Any, b: Any) -> Any:
     """Dice coefficient of two masks."""
     a, b = np.asarray(a.dataobj) > 0, np.asarray(b.dataobj) > 0
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
-def test_a_whole_head_is_stripped_and_lands_on_the_template(subject, whole):
+def test_a_whole_head_is_stripped_and_lands_on_the_template(subject: Any, whole: Any) -> None:
     errors = subject.errors(whole)
     print(np.percentile(errors, [50, 95]), whole.metrics, overlap(whole.brain_mask, nib.load(subject.mask)))
     assert np.median(errors) < 2.0
@@ -138,7 +141,7 @@ def test_a_whole_head_is_stripped_and_lands_on_the_template(subject, whole):
     assert whole.brain_mask.get_data_dtype() == np.uint8
 
 
-def test_a_stripped_head_lands_there_too_and_keeps_its_mask(subject, stripped):
+def test_a_stripped_head_lands_there_too_and_keeps_its_mask(subject: Any, stripped: Any) -> None:
     errors = subject.errors(stripped)
     print(np.percentile(errors, [50, 95]), stripped.metrics)
     assert np.median(errors) < 1.5
@@ -146,7 +149,7 @@ def test_a_stripped_head_lands_there_too_and_keeps_its_mask(subject, stripped):
     assert judge_anatomy(stripped.metrics, Thresholds()) == []
 
 
-def test_a_given_mask_does_what_stripping_does(subject, stripped):
+def test_a_given_mask_does_what_stripping_does(subject: Any, stripped: Any) -> None:
     given = subject.prepare(subject.t1w, subject.mask)
     assert_array_equal(
         np.asarray(given.brain_mask.dataobj) > 0, np.asarray(nib.load(subject.mask).dataobj) > 0
@@ -158,14 +161,14 @@ def test_a_given_mask_does_what_stripping_does(subject, stripped):
     ).any()  # whole head kept
 
 
-def test_there_and_back_is_where_it_was(subject, whole):
+def test_there_and_back_is_where_it_was(subject: Any, whole: Any) -> None:
     back = whole.from_template(whole.to_template(subject.brain))
     gap = np.linalg.norm(back - subject.brain, axis=1)
     assert np.median(gap) < 0.3
     assert np.percentile(gap, 99) < 1.5
 
 
-def test_on_the_template_it_looks_like_the_template(subject, whole):
+def test_on_the_template_it_looks_like_the_template(subject: Any, whole: Any) -> None:
     on = whole.on_template
     assert_allclose(nib.affines.voxel_sizes(on.affine), 2)
     brain = subject.template.brain()
@@ -176,7 +179,7 @@ def test_on_the_template_it_looks_like_the_template(subject, whole):
     assert values[outside].mean() < 0.1 * values[~outside].mean()  # the scalp is off
 
 
-def test_the_coils_gain_is_gone(subject, whole):
+def test_the_coils_gain_is_gone(subject: Any, whole: Any) -> None:
     """White matter varied by tens of percent; the bias correction takes most of that."""
     head = nib.load(subject.t1w)
     there = subject.to_template(subject.brain)
@@ -187,7 +190,7 @@ def test_the_coils_gain_is_gone(subject, whole):
     assert spread[1] < 0.85 * spread[0], spread  # the noise stays
 
 
-def test_same_input_same_bytes(subject, stripped):
+def test_same_input_same_bytes(subject: Any, stripped: Any) -> None:
     again = subject.prepare(subject.stripped)
     assert again.to_template.field.tobytes() == stripped.to_template.field.tobytes()
     assert again.from_template.field.tobytes() == stripped.from_template.field.tobytes()
@@ -195,7 +198,7 @@ def test_same_input_same_bytes(subject, stripped):
     assert again.metrics == stripped.metrics
 
 
-def test_points_above_a_t1w_that_is_cut_off_have_a_place(subject, tmp_path):
+def test_points_above_a_t1w_that_is_cut_off_have_a_place(subject: Any, tmp_path: Any) -> None:
     """The top 12 mm of the brain are missing in the T1w, not in the BOLD: the field reaches there."""
     image = nib.load(subject.stripped)
     points = grid_points(image.shape, image.affine)
@@ -209,7 +212,7 @@ def test_points_above_a_t1w_that_is_cut_off_have_a_place(subject, tmp_path):
     assert np.median(errors[above]) < 8.0  # stretched: what is missing cannot be matched
 
 
-def test_half_a_head_is_told(subject, tmp_path):
+def test_half_a_head_is_told(subject: Any, tmp_path: Any) -> None:
     image = nib.load(subject.stripped)
     points = grid_points(image.shape, image.affine)
     data = np.asarray(image.dataobj) * (points[:, 0] < CENTRE[0]).reshape(image.shape)
@@ -218,7 +221,7 @@ def test_half_a_head_is_told(subject, tmp_path):
     assert [finding for finding in failed if finding.level == "fail"], failed
 
 
-def test_wrong_axes_are_told(subject, tmp_path):
+def test_wrong_axes_are_told(subject: Any, tmp_path: Any) -> None:
     """A header whose axes are exchanged: the front of the head is said to be its top."""
     image = nib.load(subject.stripped)
     turn = nib.affines.from_matvec([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -228,7 +231,7 @@ def test_wrong_axes_are_told(subject, tmp_path):
     assert metrics["template_ncc"] < 0.7, metrics
 
 
-def test_without_t1w_the_bold_is_placed_roughly(ants, subject):
+def test_without_t1w_the_bold_is_placed_roughly(ants: Any, subject: Any) -> None:
     anatomy = prepare_without_t1w(subject.boldref, subject.bold_mask, subject.template, options=SLOPPY)
     points = points_in_mask(subject.bold_mask)
     truth = subject.to_template(apply_affine(subject.to_t1w, points))
@@ -240,16 +243,16 @@ def test_without_t1w_the_bold_is_placed_roughly(ants, subject):
     assert_allclose(back, points, atol=0.05)
 
 
-def test_an_empty_bold_mask_is_refused(ants, subject):
+def test_an_empty_bold_mask_is_refused(ants: Any, subject: Any) -> None:
     empty = nib.Nifti1Image(np.zeros(subject.boldref.shape, np.uint8), subject.boldref.affine)
     with pytest.raises(InputError, match="mask of the BOLD run is empty"):
         prepare_without_t1w(subject.boldref, empty, subject.template, options=SLOPPY)
 
 
-def test_a_failed_registration_names_the_file(ants, subject, monkeypatch):
+def test_a_failed_registration_names_the_file(ants: Any, subject: Any, monkeypatch: Any) -> None:
     from bjepa.preproc.raw.ants import Ants, RegistrationError
 
-    def fail(*_args, **_options):
+    def fail(*_args: Any, **_options: Any) -> None:
         raise RegistrationError("No valid points were found")
 
     monkeypatch.setattr(Ants, "warp", fail)
@@ -263,7 +266,7 @@ AFFINE = np.array([[0, 0, -4.0, 90], [5, 0, 0, -100], [0, 4.5, 0, -70], [0, 0, 0
 SHAPE = (36, 40, 42)
 
 
-def head_values(seed=0):
+def head_values(seed: Any = 0) -> Any:
     """A ball of a head, values 50 to 250, in noise."""
     x, y, z = np.indices(SHAPE)
     ball = ((x - 17) / 17) ** 2 + ((y - 20) / 19) ** 2 + ((z - 20) / 19) ** 2 < 1
@@ -271,7 +274,7 @@ def head_values(seed=0):
     return noise + 200 * ball
 
 
-def write(path, data, affine=AFFINE, code=1):
+def write(path: Any, data: Any, affine: Any = AFFINE, code: Any = 1) -> Any:
     image = nib.Nifti1Image(data, affine)
     image.set_sform(affine, code)
     image.set_qform(affine if code else None, code)
@@ -279,7 +282,7 @@ def write(path, data, affine=AFFINE, code=1):
     return path
 
 
-def test_reads_integers_with_slope_single_volumes_and_mends_nan(tmp_path):
+def test_reads_integers_with_slope_single_volumes_and_mends_nan(tmp_path: Any) -> None:
     values = head_values()
     image = nib.Nifti1Image(np.rint(values / 0.5).astype(np.int16)[..., None], AFFINE)
     image.header.set_slope_inter(0.5, 0)
@@ -310,13 +313,13 @@ def test_reads_integers_with_slope_single_volumes_and_mends_nan(tmp_path):
         (head_values(), np.diag([100.0, 100, 100, 1]), 1, "mm large; a head needs 50 to 600"),
     ],
 )
-def test_refuses_what_is_no_t1w(data, affine, code, says, tmp_path):
+def test_refuses_what_is_no_t1w(data: Any, affine: Any, code: Any, says: Any, tmp_path: Any) -> None:
     with pytest.raises(InputError, match=says) as refused:
         read_t1w(write(tmp_path / "t1w.nii.gz", data, affine, code))
     assert "t1w.nii.gz" in str(refused.value)
 
 
-def test_refuses_what_is_no_image(tmp_path):
+def test_refuses_what_is_no_image(tmp_path: Any) -> None:
     (tmp_path / "t1w.nii.gz").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"T1w image .*t1w\.nii\.gz cannot be read"):
         read_t1w(tmp_path / "t1w.nii.gz")
@@ -328,7 +331,7 @@ def test_refuses_what_is_no_image(tmp_path):
         read_t1w(whole)
 
 
-def test_refuses_a_mask_of_another_image_or_an_empty_one(tmp_path):
+def test_refuses_a_mask_of_another_image_or_an_empty_one(tmp_path: Any) -> None:
     t1w = read_t1w(write(tmp_path / "t1w.nii.gz", head_values()))
     cases = [
         (np.ones((36, 40, 41), np.uint8), AFFINE, "is not on the grid of .*t1w"),
@@ -340,13 +343,13 @@ def test_refuses_a_mask_of_another_image_or_an_empty_one(tmp_path):
             read_t1_mask(write(tmp_path / "mask.nii.gz", data, affine), t1w, tmp_path / "t1w.nii.gz")
 
 
-def _moved():
+def _moved() -> Any:
     shift = np.zeros((4, 4))
     shift[0, 3] = 2.0
     return shift
 
 
-def test_tells_a_stripped_head_from_a_whole_one():
+def test_tells_a_stripped_head_from_a_whole_one() -> None:
     x, y, z = np.indices(SHAPE)
     ball = ((x - 17) / 11) ** 2 + ((y - 20) / 14) ** 2 + ((z - 20) / 15) ** 2 < 1  # 0.87 l
     brain = np.where(ball, head_values(), 0)
@@ -354,6 +357,7 @@ def test_tells_a_stripped_head_from_a_whole_one():
     ringing = brain + np.where(ball, 0, np.random.default_rng(0).normal(0, 0.3, SHAPE))
     for values in (brain, ringing):
         mask = stripped_brain(nib.Nifti1Image(values.astype(np.float32), AFFINE))
+        assert mask is not None
         assert_array_equal(np.asarray(mask.dataobj) > 0, ball)
     assert stripped_brain(nib.Nifti1Image(head_values().astype(np.float32), AFFINE)) is None
     larger = AFFINE @ np.diag([1.1, 1.1, 1.1, 1])
@@ -361,7 +365,7 @@ def test_tells_a_stripped_head_from_a_whole_one():
     assert stripped_brain(nib.Nifti1Image(black.astype(np.float32), larger)) is None
 
 
-def test_the_gain_is_divided_out_in_mm_not_voxels():
+def test_the_gain_is_divided_out_in_mm_not_voxels() -> None:
     grid = grid_around(np.array([[-60.0, -70, -50], [60, 70, 60]]), 8.0, 8.0)
     log_gain = grid.image((grid.points() @ [0.002, -0.003, 0.004]).astype(np.float32))
     image = nib.Nifti1Image(np.full(SHAPE, 7.0, np.float32), AFFINE)
@@ -370,7 +374,7 @@ def test_the_gain_is_divided_out_in_mm_not_voxels():
     assert_allclose(np.asarray(divided(image, log_gain).dataobj)[tuple(voxels.T)], expected, rtol=1e-5)
 
 
-def test_jacobian_of_a_linear_map_is_its_determinant():
+def test_jacobian_of_a_linear_map_is_its_determinant() -> None:
     matrix = np.array([[1.2, 0.1, 0], [0, 0.9, -0.2], [0.1, 0, 1.1]])
     turned = oblique_grid((6, 7, 5), np.array([2.0, 3, 4]), "PSR", np.zeros(3), np.deg2rad([20, 10, -30]))
     points = grid_points((6, 7, 5), turned)
@@ -382,7 +386,7 @@ def test_jacobian_of_a_linear_map_is_its_determinant():
 
 
 @pytest.mark.slow
-def test_real_pair_at_full_quality(ants, shared):
+def test_real_pair_at_full_quality(ants: Any, shared: Any) -> None:
     """All 450 regions on the grid of a real EPI, through a real T1w."""
     from bjepa.preproc import load_atlas
     from bjepa.preproc.raw.coregister import coregister

@@ -1,5 +1,7 @@
 """raw/displacement.py: a field moves points as scipy and ANTs say, and survives its file."""
 
+from typing import Any
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -15,33 +17,33 @@ AFFINE = np.array([[0.4, -2.9, 0.3, 11], [2.4, 0.5, 0.2, -20], [-0.1, 0.2, 4, 7]
 
 
 @pytest.fixture
-def field():
+def field() -> Any:
     values = np.random.default_rng(3).normal(scale=4, size=(*SHAPE, 3)).astype(np.float32)
     values.flags.writeable = False
     return Displacement(values, AFFINE)
 
 
 @pytest.fixture
-def points():
+def points() -> Any:
     """200 places within the grid, in mm."""
     voxels = np.random.default_rng(4).uniform(0, np.array(SHAPE) - 1, size=(200, 3))
     return apply_affine(AFFINE, voxels)
 
 
-def test_agrees_with_scipys_interpolator_within_the_grid(field, points):
+def test_agrees_with_scipys_interpolator_within_the_grid(field: Any, points: Any) -> None:
     read = RegularGridInterpolator([np.arange(n) for n in SHAPE], field.field.astype(np.float64))
     expected = points + read(apply_affine(np.linalg.inv(AFFINE), points))
     assert_allclose(field(points), expected, atol=1e-9)
 
 
-def test_goes_on_beyond_the_grid_as_at_its_border(field):
+def test_goes_on_beyond_the_grid_as_at_its_border(field: Any) -> None:
     corner, beyond = (apply_affine(AFFINE, [[6, 5, 8], [9, 11, 8.0]])).reshape(2, 3)
     moved = field(np.stack([corner, beyond]))
     assert_allclose(moved[1] - beyond, moved[0] - corner, atol=1e-9)
     assert_allclose(moved[0] - corner, field.field[-1, -1, -1], atol=1e-6)
 
 
-def test_round_trip_through_its_file(field, points, tmp_path):
+def test_round_trip_through_its_file(field: Any, points: Any, tmp_path: Any) -> None:
     field.save(tmp_path / "warp_xfm.nii.gz")
     back = load_displacement(tmp_path / "warp_xfm.nii.gz")
     assert back.field.dtype == np.float32
@@ -51,13 +53,13 @@ def test_round_trip_through_its_file(field, points, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(7, 6, 9), (7, 6, 9, 3), (7, 6, 9, 1, 2)])
-def test_refuses_other_images(shape, tmp_path):
+def test_refuses_other_images(shape: Any, tmp_path: Any) -> None:
     nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), AFFINE), tmp_path / "other.nii.gz")
     with pytest.raises(InputError, match=r"other\.nii\.gz must be a field of displacements"):
         load_displacement(tmp_path / "other.nii.gz")
 
 
-def test_ants_resamples_the_image_that_lies_where_the_points_come_out(ants, tmp_path):
+def test_ants_resamples_the_image_that_lies_where_the_points_come_out(ants: Any, tmp_path: Any) -> None:
     """The file is ITK's: antsApplyTransforms with it reads the image at the moved points."""
     from bjepa.preproc.raw.ants import ants_session
 
@@ -86,7 +88,7 @@ def test_ants_resamples_the_image_that_lies_where_the_points_come_out(ants, tmp_
     assert_allclose(np.asarray(pulled.dataobj).ravel()[inside], expected[inside], atol=0.01)
 
 
-def _turn():
+def _turn() -> Any:
     """A rotation of 25 degrees about an oblique axis, with left and right swapped."""
     from scipy.spatial.transform import Rotation
 
