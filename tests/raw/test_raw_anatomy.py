@@ -149,6 +149,7 @@ def test_a_stripped_head_lands_there_too_and_keeps_its_mask(subject: Any, stripp
     assert judge_anatomy(stripped.metrics, Thresholds()) == []
 
 
+@pytest.mark.slow
 def test_a_given_mask_does_what_stripping_does(subject: Any, stripped: Any) -> None:
     given = subject.prepare(subject.t1w, subject.mask)
     assert_array_equal(
