@@ -199,6 +199,7 @@ def test_same_input_same_bytes(subject: Any, stripped: Any) -> None:
     assert again.metrics == stripped.metrics
 
 
+@pytest.mark.slow
 def test_points_above_a_t1w_that_is_cut_off_have_a_place(subject: Any, tmp_path: Any) -> None:
     """The top 12 mm of the brain are missing in the T1w, not in the BOLD: the field reaches there."""
     image = nib.load(subject.stripped)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -60,7 +61,8 @@ BREAKS: dict[str, Callable[[NDArray[np.int16], dict[str, int]], NDArray[np.int16
     "front half": lambda d, a: _without(d, a[_AP], 0, 0.5),
     "slab": lambda d, a: _without(d, a[_SI], 0.4, 0.75),
 }
-QUICK_T1W = "yaw 180"
+QUICK_T1W = ("yaw 180",)
+QUICK_BOLD = ("pitch 90", "front-back", "left half", "slab")
 
 
 def broken(image: nib.Nifti1Image, how: str) -> nib.Nifti1Image:
@@ -147,14 +149,17 @@ def test_good_input_has_no_findings(cases: list[Case], anatomy: Anatomy) -> None
     assert _flags(cases[0], anatomy) == set()
 
 
-@pytest.mark.parametrize("how", BREAKS)
+def _quick(names: tuple[str, ...]) -> list[Any]:
+    """All breaks; those that are not named are slow."""
+    return [pytest.param(how, marks=() if how in names else pytest.mark.slow) for how in BREAKS]
+
+
+@pytest.mark.parametrize("how", _quick(QUICK_BOLD))
 def test_broken_bold_is_flagged(cases: list[Case], anatomy: Anatomy, how: str) -> None:
     assert _flags(_with_bold(cases[0], how), anatomy)
 
 
-@pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=() if how == QUICK_T1W else pytest.mark.slow) for how in BREAKS]
-)
+@pytest.mark.parametrize("how", _quick(QUICK_T1W))
 def test_broken_t1w_is_flagged(cases: list[Case], how: str, tmp_path: Path) -> None:
     assert _flags(_with_t1w(cases[0], broken(nib.load(cases[0].t1w), how), tmp_path))
 

@@ -40,7 +40,7 @@ def _kill_often(cohort: Any, folder: Path, n_kills: int) -> None:
     for number in range(n_kills):
         shutil.rmtree(out)
         process = subprocess.Popen(_command(cohort, out), start_new_session=True)
-        time.sleep(moments.uniform(0.15, 0.95) * duration)
+        time.sleep((moments.uniform(0.15, 0.95) if n_kills > 1 else 0.5) * duration)
         hit += process.poll() is None
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -50,11 +50,11 @@ def _kill_often(cohort: Any, folder: Path, n_kills: int) -> None:
         differ = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
         assert differ == [], f"kill {number}"
         assert find_leftovers(out) == []
-    assert hit >= n_kills // 2, f"only {hit} of {n_kills} kills met a running process"
+    assert hit >= max(1, n_kills // 2), f"only {hit} of {n_kills} kills met a running process"
 
 
 def test_killed_and_repeated_gives_the_same_bytes(small_cohort: Any, tmp_path: Path) -> None:
-    _kill_often(small_cohort, tmp_path, n_kills=2)
+    _kill_often(small_cohort, tmp_path, n_kills=1)
 
 
 @pytest.mark.slow
