@@ -191,6 +191,7 @@ def test_the_coils_gain_is_gone(subject: Any, whole: Any) -> None:
     assert spread[1] < 0.85 * spread[0], spread  # the noise stays
 
 
+@pytest.mark.slow
 def test_same_input_same_bytes(subject: Any, stripped: Any) -> None:
     again = subject.prepare(subject.stripped)
     assert again.to_template.field.tobytes() == stripped.to_template.field.tobytes()

@@ -111,6 +111,7 @@ def test_one_registration_of_the_t1w_for_all_runs_and_nothing_done_twice(
     assert times(output, "sub-*/**/*.*") == before
 
 
+@pytest.mark.slow
 def test_overwrite_does_every_stage_again_to_the_same_bytes(
     output: Path, small_cohort: Any, tmp_path: Path
 ) -> None:
