@@ -102,13 +102,14 @@ def prepare_run(
     timed = None if slice_timing is None else (source.slice_times, source.slice_axis)
     made_from = (registered.key, atlas.sha256, atlas.place, smoothing_fwhm, t_r, timed)
     key = stage_key("means", _VERSION, *made_from)
-    facts = finished(paths.sidecar, key, paths.products)
+    pictures = paths.pictures(participant.low_quality)
+    facts = finished(paths.sidecar, key, [*paths.products, *pictures.values()])
     if facts is None:
         paths.sidecar.unlink(missing_ok=True)
         notes = _make_means(reference, atlas, space, setup, slice_timing, paths, t_r, smoothing_fwhm)
+        _draw(reference, participant, registered, paths, t_r)
         facts = {"notes": notes, "key": key}
         write_json(paths.sidecar, facts)
-    _draw(reference, participant, registered, paths, t_r)
     findings = participant.findings + registered.findings
     return PreparedRun(
         scan=_read_means(paths, reference),
@@ -122,7 +123,8 @@ def prepare_run(
             "n_non_steady": reference.n_non_steady,
             "metrics": participant.anatomy.metrics | registered.metrics,
             "findings": [asdict(finding) for finding in findings],
-            "figures": {"template": participant.picture} | paths.pictures(output, participant.low_quality),
+            "figures": {"template": participant.picture}
+            | {name: str(path.relative_to(output)) for name, path in pictures.items()},
         },
         notes=[
             *source.notes,
@@ -253,9 +255,9 @@ class _Paths:
             self.means,
         ]
 
-    def pictures(self, output: Path, low_quality: bool) -> dict[str, str]:
+    def pictures(self, low_quality: bool) -> dict[str, Path]:
         names = ["mask", "atlas", "motion"] + ([] if low_quality else ["coregistration"])
-        return {name: str(picture_of(self.stem, name).relative_to(output)) for name in names}
+        return {name: picture_of(self.stem, name) for name in names}
 
 
 def picture_of(stem: Path, name: str) -> Path:
@@ -354,7 +356,7 @@ def _draw(
     paths: _Paths,
     t_r: float,
 ) -> None:
-    """The pictures of a run that are not there yet."""
+    """All pictures of a run."""
     import pandas as pd
 
     boldref = reference.boldref

@@ -128,7 +128,7 @@ def test_overwrite_does_every_stage_again_to_the_same_bytes(
 def test_other_cleaning_takes_up_the_kept_stages(output: Path, small_cohort: Any, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(output, again)
-    kept = ("*_boldref.nii.gz", "*_T1w.nii.gz", "*_xfm.*", "*_means.h5", "*_dseg.nii.gz")
+    kept = ("*_boldref.nii.gz", "*_T1w.nii.gz", "*_xfm.*", "*_means.h5", "*_dseg.nii.gz", "*_bold.webp")
     before = [times(again, pattern) for pattern in kept]
     basic = tmp_path / "basic.json"
     basic.write_text('{"strategy": ["motion", "wm_csf"], "motion": "basic", "wm_csf": "basic"}')
