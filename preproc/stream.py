@@ -60,14 +60,9 @@ def open_bold(path: Path) -> BoldFile:
             hint="Give the BOLD run, not an anatomical image, mask or single volume.",
         )
     header = image.header
-    if int(header["qform_code"]) == 0 and int(header["sform_code"]) == 0:
-        raise InputError(
-            f"{path} has no orientation: qform_code and sform_code are both 0, left and right are unknown.",
-            hint="Use the normalised output of fMRIPrep, FSL or SPM, or restore the original header.",
-        )
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise InputError(f"{path} has an affine that cannot be inverted: {affine[:3].tolist()}.")
+    affine = checked_affine(
+        image, path, hint="Use the normalised output of fMRIPrep, FSL or SPM, or restore the original header."
+    )
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise InputError(f"{path} holds {dtype} voxels; integer or real ones are needed.")
@@ -82,6 +77,19 @@ def open_bold(path: Path) -> BoldFile:
         float(data.inter),
         _header_t_r(header),
     )
+
+
+def checked_affine(image: nib.Nifti1Image, path: Path, *, hint: str) -> NDArray[np.float64]:
+    """Voxel to mm, (4, 4). InputError where the header says no orientation (`hint`: the fix), or singular."""
+    if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
+        raise InputError(
+            f"{path} has no orientation: qform_code and sform_code are both 0, left and right are unknown.",
+            hint=hint,
+        )
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise InputError(f"{path} has an affine that cannot be inverted: {affine[:3].tolist()}.")
+    return affine
 
 
 def _load_header(path: Path) -> nib.Nifti1Image:

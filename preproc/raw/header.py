@@ -9,7 +9,7 @@ from nibabel.affines import obliquity, voxel_sizes
 from numpy.typing import NDArray
 
 from bjepa.preproc.errors import InputError
-from bjepa.preproc.stream import BoldFile
+from bjepa.preproc.stream import BoldFile, checked_affine
 
 MIN_FRAMES = 10
 PLAUSIBLE_VOXEL = (0.5, 10.0)  # mm; animals and phantoms lie below, a header without units above
@@ -65,14 +65,7 @@ def check_t1w(image: Any, path: Path) -> None:
             f"{path} must be one 3D image, got shape {image.shape}.",
             hint="Give the T1w image itself; of several volumes, average or choose one.",
         )
-    if not int(image.header["qform_code"]) and not int(image.header["sform_code"]):
-        raise InputError(
-            f"{path} has no orientation: qform_code and sform_code are both 0, left and right are unknown.",
-            hint="Convert it again from DICOM, or restore the original header.",
-        )
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise InputError(f"{path} has an affine that cannot be inverted: {affine[:3].tolist()}.")
+    affine = checked_affine(image, path, hint="Convert it again from DICOM, or restore the original header.")
     extent = voxel_sizes(affine) * image.shape[:3]  # (3,) mm
     low, high = PLAUSIBLE_HEAD
     if extent.min() < low or extent.max() > high:

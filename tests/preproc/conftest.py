@@ -1,5 +1,7 @@
 """What the tests of preprocessing share: nilearn as the judge of regional means."""
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,3 +29,27 @@ def _means_by_nilearn(img: Path, atlas: Atlas) -> np.ndarray:
 def means_by_nilearn() -> Callable[[Path, Atlas], np.ndarray]:
     """(n_frames, n_rois) label means of linearly resampled volumes, by nilearn and numpy alone."""
     return _means_by_nilearn
+
+
+@pytest.fixture
+def shown_in_chromium(tmp_path: Path) -> Callable[[Path], str]:
+    """The page as the browser has it once its scripts ran; a complaint in its console is a failure."""
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed")
+    quiet = (
+        "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+        "--disable-sync --no-first-run --enable-logging=stderr"
+    ).split()
+
+    def show(page: Path) -> str:
+        done = subprocess.run(
+            ["chromium", "--headless", *quiet, f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert "CONSOLE" not in done.stderr, done.stderr
+        return done.stdout
+
+    return show
