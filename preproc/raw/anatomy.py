@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bjepa.preproc.errors import InputError
 from bjepa.preproc.raw.ants import (
     Ants,
+    Linear,
     RegistrationError,
     Schedule,
     Warp,
@@ -270,7 +271,7 @@ class _Registration:
         t1w: nib.Nifti1Image,
         mask: nib.Nifti1Image,
         start: NDArray[np.float64] | None = None,
-        kind: str = "Affine",
+        kind: Linear = "Affine",
     ) -> NDArray[np.float64]:
         """(4, 4) T1w point -> template point."""
         brain = points_in_mask(mask)
@@ -288,7 +289,7 @@ class _Registration:
         return self.ants.align(
             fixed,
             self.moving,
-            "Similarity" if kind == "Similarity" else "Affine",
+            kind,
             _SLOPPY_AFFINE if self.sloppy else _AFFINE,
             start=start,
             mask=fixed_mask,
